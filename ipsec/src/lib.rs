@@ -14,6 +14,7 @@
 //! next input for that SA.
 #![forbid(unsafe_code)]
 
+pub mod datagram;
 pub mod policy;
 pub mod record;
 pub mod types;
