@@ -1,0 +1,47 @@
+//! Our own limits, each with a name; what the RFCs fix is in `spec`. Relations are asserted at compile time.
+
+/// Numbers in the first block of a child (the paper's checkpoint interval).
+pub const FIRST_BLOCK: u64 = 10_000;
+
+/// A block never grows past this many numbers: skipped ones count as used (2^32 without ESN).
+pub const LARGEST_BLOCK: u64 = 8_000_000;
+
+/// Child SAs under one IKE SA.
+pub const CHILDREN_PER_IKE_SA: usize = 64;
+
+/// Half-open IKE SAs of one segment; beyond that the oldest gives way.
+pub const HALF_OPEN_PER_SEGMENT: usize = 256;
+
+/// Half-open IKE SAs of one segment from which on a COOKIE is asked for (RFC 7296, 2.6).
+pub const HALF_OPEN_BEFORE_COOKIE: usize = 8;
+
+/// A half-open IKE SA is forgotten after this time.
+pub const HALF_OPEN_MS: u64 = 30_000;
+
+/// IKE_AUTH requests with a wrong integrity value on one half-open SA before it is forgotten.
+pub const HALF_OPEN_BAD_MESSAGES: u32 = 16;
+
+/// Addresses of one kind (INTERNAL_IP4_ADDRESS, INTERNAL_IP6_ADDRESS) that one client gets.
+pub const ADDRESSES_PER_FAMILY: usize = 1;
+
+/// Traffic selectors of one side of one child that we keep.
+pub const SELECTORS_PER_SIDE: usize = 32;
+
+/// Replies kept in memory for the retransmissions of a peer whose IKE SA has just ended.
+pub const FAREWELLS: usize = 1024;
+pub const FAREWELL_MS: u64 = 60_000;
+
+/// Unprotected INVALID_IKE_SPI notifies in one second and segment.
+pub const STRAY_REPLIES_PER_SECOND: u32 = 4;
+
+/// Our requests: first retransmission, factor in percent, tries. About 60 s in all.
+pub const RETRANSMIT_FIRST_MS: u64 = 1_000;
+pub const RETRANSMIT_PERCENT: u64 = 180;
+pub const RETRANSMIT_TRIES: u32 = 6;
+
+/// After TEMPORARY_FAILURE a rekey waits this long (RFC 7296, 2.25).
+pub const TEMPORARY_FAILURE_WAIT_MS: u64 = 5_000;
+
+const _: () = assert!(FIRST_BLOCK < LARGEST_BLOCK);
+const _: () = assert!(LARGEST_BLOCK < (u32::MAX as u64) / 64);
+const _: () = assert!(HALF_OPEN_BEFORE_COOKIE < HALF_OPEN_PER_SEGMENT);

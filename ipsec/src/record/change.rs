@@ -1,0 +1,379 @@
+//! What may happen to a record, and the only code that makes it happen.
+//!
+//! A `Change` is decided on one revision of one record by the owner of its segment, goes through the log, and is
+//! applied on every node. Apply is all or nothing: it works on copies and returns what to write, or a `Refusal`
+//! that leaves everything as it was. So of two changes decided on one revision at most one counts, and nothing of
+//! a deposed owner counts at all.
+//!
+//! Input from a proposer that does not fit is refused; what can only be wrong by our own fault is asserted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::limits;
+use crate::types::{ChildSpi, Epoch, EspSeq, Incarnation, MessageId, Millis, Revision, Segment, Spi};
+
+use super::{
+    Block, ChildPhase, ChildRecord, IkeRecord, Outstanding, Path, Phase, Purpose, Reply, Why,
+};
+
+/// In whose name a command acts. Checked when it is applied, not only when it is proposed (I6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    pub segment: Segment,
+    pub epoch: Epoch,
+    pub incarnation: Incarnation,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub guard: Guard,
+    /// The record that it was decided on, by our SPI.
+    pub spi: Spi,
+    /// Its revision then; zero: there was none.
+    pub revision: Revision,
+    /// UTC, chosen by the proposer.
+    pub at: Millis,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A new IKE SA under the change's own SPI.
+    Establish(Box<IkeRecord>),
+    /// Another, older IKE SA of the same peer gives way. Silently: the peer has forgotten it (INITIAL_CONTACT).
+    Supersede { spi: Spi, silently: bool },
+    /// A request of the peer was processed; these octets answer it.
+    Answered { message_id: MessageId, octets: Vec<u8> },
+    /// Our request; it may be sent once this is applied.
+    Asked(Box<Outstanding>),
+    /// Our request was answered, or given up.
+    Concluded { message_id: MessageId },
+    /// The peer rekeyed what we are rekeying too: noted for the choice between the two.
+    Crossed { nonce: Vec<u8>, spi: u64 },
+    AddChild(Box<ChildRecord>),
+    SetChildPhase { spi_in: ChildSpi, phase: ChildPhase },
+    RemoveChild { spi_in: ChildSpi, why: Why },
+    /// A further IKE SA, made by a rekey of this one; it starts without children.
+    AddIke(Box<IkeRecord>),
+    /// Children and inner addresses go over; this record becomes `Replaced`.
+    Inherit { by: Spi },
+    SetPhase(Phase),
+    Moved(Path),
+    /// The IKE SA ends with all its children.
+    Remove { why: Why },
+}
+
+/// Why a command counted for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Another epoch or incarnation owns the segment.
+    Deposed,
+    /// The record has changed since, or is gone, or exists already.
+    Stale,
+    /// An SPI, or an SPI's segment, is not the proposer's to use.
+    SpiTaken,
+    /// Another client holds the inner address.
+    AddressTaken,
+    /// A message ID that is not next.
+    OutOfOrder,
+    /// The steps do not fit the record's phase.
+    NotInThisPhase,
+    /// The block that was asked for does not exist: the SA's numbers are used up.
+    Exhausted,
+    /// It names something that does not exist.
+    NotFound,
+    /// A limit of ours is reached.
+    LimitReached,
+}
+
+/// What apply found: the new value of each record that changed, `None` where it ended.
+pub type Writes = BTreeMap<Spi, Option<IkeRecord>>;
+
+impl Change {
+    /// Applies to copies of the records that `lookup` finds.
+    ///
+    /// The caller has checked the guard; it still has to check what crosses records (SPIs in use, leases) before
+    /// it writes. Errors leave nothing behind.
+    pub fn apply(&self, lookup: &dyn Fn(Spi) -> Option<Arc<IkeRecord>>) -> Result<Writes, Refusal> {
+        if self.spi.segment() != self.guard.segment {
+            return Err(Refusal::SpiTaken);
+        }
+        let before = lookup(self.spi);
+        if before.as_ref().map_or(Revision::default(), |record| record.revision) != self.revision {
+            return Err(Refusal::Stale);
+        }
+        let mut draft = Draft { change: self, lookup, writes: Writes::new() };
+        for step in &self.steps {
+            draft.step(step)?;
+        }
+        let writes = draft.finish();
+        for record in writes.values().flatten() {
+            record.assert_sound();
+        }
+        Ok(writes)
+    }
+}
+
+struct Draft<'a> {
+    change: &'a Change,
+    lookup: &'a dyn Fn(Spi) -> Option<Arc<IkeRecord>>,
+    writes: Writes,
+}
+
+impl Draft<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), Refusal> {
+        match step {
+            Step::Establish(record) => self.establish(self.change.spi, record),
+            Step::AddIke(record) => {
+                self.record()?;
+                self.establish(record.spi, record)
+            }
+            Step::Supersede { spi, silently } => self.supersede(*spi, *silently),
+            Step::Answered { message_id, octets } => self.record()?.answered(*message_id, octets),
+            Step::Asked(outstanding) => self.record()?.asked(outstanding),
+            Step::Concluded { message_id } => self.record()?.concluded(*message_id),
+            Step::Crossed { nonce, spi } => self.record()?.crossed(nonce, *spi),
+            Step::AddChild(child) => {
+                let epoch = self.change.guard.epoch;
+                self.record()?.add_child(child, epoch)
+            }
+            Step::SetChildPhase { spi_in, phase } => self.record()?.set_child_phase(*spi_in, *phase),
+            Step::RemoveChild { spi_in, .. } => self.record()?.remove_child(*spi_in),
+            Step::Inherit { by } => self.inherit(*by),
+            Step::SetPhase(phase) => self.record()?.set_phase(*phase),
+            Step::Moved(path) => {
+                self.record()?.path = *path;
+                Ok(())
+            }
+            Step::Remove { .. } => {
+                self.record()?;
+                self.writes.insert(self.change.spi, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// The copy of the change's own record.
+    fn record(&mut self) -> Result<&mut IkeRecord, Refusal> {
+        self.copy_of(self.change.spi)
+    }
+
+    fn copy_of(&mut self, spi: Spi) -> Result<&mut IkeRecord, Refusal> {
+        if !self.writes.contains_key(&spi) {
+            let record = (self.lookup)(spi).ok_or(Refusal::NotFound)?;
+            self.writes.insert(spi, Some((*record).clone()));
+        }
+        self.writes.get_mut(&spi).and_then(Option::as_mut).ok_or(Refusal::NotFound)
+    }
+
+    fn establish(&mut self, spi: Spi, record: &IkeRecord) -> Result<(), Refusal> {
+        let taken = self.writes.contains_key(&spi) || (self.lookup)(spi).is_some();
+        if taken || record.spi != spi || spi.is_zero() || spi.segment() != self.change.guard.segment {
+            return Err(Refusal::SpiTaken);
+        }
+        let mut record = record.clone();
+        record.revision = Revision::default();
+        let children = std::mem::take(&mut record.children);
+        for child in &children {
+            record.add_child(child, self.change.guard.epoch)?;
+        }
+        self.writes.insert(spi, Some(record));
+        Ok(())
+    }
+
+    /// Older SAs may be in segments of other owners. It is safe without their epoch: an end needs no revision.
+    fn supersede(&mut self, spi: Spi, silently: bool) -> Result<(), Refusal> {
+        if spi == self.change.spi {
+            return Err(Refusal::NotFound);
+        }
+        let Ok(old) = self.copy_of(spi) else {
+            return Ok(());
+        };
+        if silently {
+            self.writes.insert(spi, None);
+        } else {
+            old.inner_addresses.clear();
+            old.children.clear();
+            old.close(Why::Superseded);
+        }
+        Ok(())
+    }
+
+    fn inherit(&mut self, by: Spi) -> Result<(), Refusal> {
+        let old = self.record()?;
+        if old.phase != Phase::Established {
+            return Err(Refusal::NotInThisPhase);
+        }
+        let children = std::mem::take(&mut old.children);
+        let inner_addresses = std::mem::take(&mut old.inner_addresses);
+        old.phase = Phase::Replaced { successor: by };
+        let heir = self.copy_of(by)?;
+        if heir.phase != Phase::Established || !heir.children.is_empty() {
+            return Err(Refusal::NotInThisPhase);
+        }
+        heir.children = children;
+        heir.inner_addresses = inner_addresses;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Writes {
+        for record in self.writes.values_mut().flatten() {
+            record.revision = record.revision.next();
+        }
+        self.writes
+    }
+}
+
+impl IkeRecord {
+    fn answered(&mut self, message_id: MessageId, octets: &[u8]) -> Result<(), Refusal> {
+        if message_id != self.expected {
+            return Err(Refusal::OutOfOrder);
+        }
+        self.expected = message_id.next().ok_or(Refusal::Exhausted)?;
+        self.last_reply = Some(Reply { message_id, octets: octets.to_vec() });
+        Ok(())
+    }
+
+    fn asked(&mut self, outstanding: &Outstanding) -> Result<(), Refusal> {
+        if self.outstanding.is_some() || outstanding.message_id != self.next_request {
+            return Err(Refusal::OutOfOrder);
+        }
+        self.next_request = outstanding.message_id.next().ok_or(Refusal::Exhausted)?;
+        self.outstanding = Some(outstanding.clone());
+        Ok(())
+    }
+
+    fn concluded(&mut self, message_id: MessageId) -> Result<(), Refusal> {
+        match &self.outstanding {
+            Some(outstanding) if outstanding.message_id == message_id => {
+                self.outstanding = None;
+                Ok(())
+            }
+            _ => Err(Refusal::OutOfOrder),
+        }
+    }
+
+    fn crossed(&mut self, nonce: &[u8], spi: u64) -> Result<(), Refusal> {
+        match self.outstanding.as_mut().map(|outstanding| &mut outstanding.purpose) {
+            Some(Purpose::RekeyChild(rekey)) => {
+                let spi = u32::try_from(spi).map_err(|_| Refusal::NotFound)?;
+                rekey.crossed = Some((nonce.to_vec(), ChildSpi(spi)));
+                Ok(())
+            }
+            Some(Purpose::RekeyIke(rekey)) => {
+                rekey.crossed = Some((nonce.to_vec(), Spi(spi)));
+                Ok(())
+            }
+            _ => Err(Refusal::NotInThisPhase),
+        }
+    }
+
+    /// The first block comes with the child: one commit both makes it and lets it send.
+    fn add_child(&mut self, child: &ChildRecord, epoch: Epoch) -> Result<(), Refusal> {
+        if child.spi_in.segment() != self.spi.segment() || child.spi_in.0 < ChildSpi::FIRST {
+            return Err(Refusal::SpiTaken);
+        }
+        if self.child(child.spi_in).is_some() {
+            return Err(Refusal::SpiTaken);
+        }
+        if self.children.len() >= limits::CHILDREN_PER_IKE_SA {
+            return Err(Refusal::LimitReached);
+        }
+        let mut child = child.clone();
+        child.granted = EspSeq(0);
+        child.block = Block::NONE;
+        child.grant(epoch, limits::FIRST_BLOCK).ok_or(Refusal::Exhausted)?;
+        self.children.push(child);
+        Ok(())
+    }
+
+    fn set_child_phase(&mut self, spi_in: ChildSpi, phase: ChildPhase) -> Result<(), Refusal> {
+        let child = self.children.iter_mut().find(|child| child.spi_in == spi_in).ok_or(Refusal::NotFound)?;
+        child.phase = match (child.phase, phase) {
+            (ChildPhase::Closing { why }, _) => ChildPhase::Closing { why },
+            (ChildPhase::Replaced, ChildPhase::Live) => return Err(Refusal::NotInThisPhase),
+            (_, next) => next,
+        };
+        Ok(())
+    }
+
+    fn remove_child(&mut self, spi_in: ChildSpi) -> Result<(), Refusal> {
+        let before = self.children.len();
+        self.children.retain(|child| child.spi_in != spi_in);
+        if self.children.len() == before { Err(Refusal::NotFound) } else { Ok(()) }
+    }
+
+    fn set_phase(&mut self, phase: Phase) -> Result<(), Refusal> {
+        match phase {
+            Phase::Closing { why } => self.close(why),
+            Phase::Replaced { .. } if self.phase == Phase::Established => self.phase = phase,
+            _ => return Err(Refusal::NotInThisPhase),
+        }
+        Ok(())
+    }
+
+    /// The first reason wins.
+    fn close(&mut self, why: Why) {
+        if !matches!(self.phase, Phase::Closing { .. }) {
+            self.phase = Phase::Closing { why };
+        }
+    }
+
+    /// What only our own fault could break.
+    fn assert_sound(&self) {
+        assert!(!self.spi.is_zero(), "an IKE SA has an SPI");
+        if let Some(reply) = &self.last_reply {
+            assert!(reply.message_id < self.expected, "the last reply is older than the next request");
+        }
+        if let Some(outstanding) = &self.outstanding {
+            assert!(outstanding.message_id < self.next_request, "an outstanding request has used its ID");
+        }
+        for child in &self.children {
+            assert_eq!(child.spi_in.segment(), self.spi.segment(), "children live in the segment of their IKE SA");
+            assert!(child.block.last <= child.granted, "a block lies in what was granted");
+        }
+    }
+}
+
+impl ChildRecord {
+    /// The last number that may ever be sent: without ESN the counter must not cycle (RFC 4303, 3.3.3).
+    pub fn last_number(&self) -> EspSeq {
+        if self.suite.esn { EspSeq(u64::MAX - 1) } else { EspSeq(u64::from(u32::MAX)) }
+    }
+
+    /// Grants the next `count` numbers to `epoch` and returns the block that this epoch may now use: a longer one
+    /// of the same epoch, or the first of a new epoch. Granted numbers are never granted again, whether used or
+    /// not. `None` when there are none left.
+    //= AL-2
+    pub fn grant(&mut self, epoch: Epoch, count: u64) -> Option<Block> {
+        let first = EspSeq(self.granted.0 + 1);
+        let last = EspSeq(self.granted.0.saturating_add(count).min(self.last_number().0));
+        if count == 0 || first > last {
+            return None;
+        }
+        assert!(epoch >= self.block.epoch, "blocks are granted to epochs in their order");
+        let goes_on = self.block != Block::NONE && self.block.epoch == epoch;
+        self.block = Block { epoch, first: if goes_on { self.block.first } else { first }, last };
+        self.granted = last;
+        Some(self.block)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Refusal::Deposed => "another epoch owns the segment",
+            Refusal::Stale => "the record has changed meanwhile",
+            Refusal::SpiTaken => "the SPI is taken or of another segment",
+            Refusal::AddressTaken => "another client holds the inner address",
+            Refusal::OutOfOrder => "the message ID is not next",
+            Refusal::NotInThisPhase => "not possible in this phase",
+            Refusal::Exhausted => "the SA's numbers are used up",
+            Refusal::NotFound => "no such SA",
+            Refusal::LimitReached => "a limit is reached",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
