@@ -1,0 +1,1 @@
+//! Known answers and properties of `SealKey` and `OpenKey`, over both stacks.
