@@ -18,4 +18,6 @@ pub mod datagram;
 pub mod limits;
 pub mod policy;
 pub mod record;
+pub mod spec;
 pub mod types;
+pub mod wire;

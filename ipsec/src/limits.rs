@@ -42,6 +42,28 @@ pub const RETRANSMIT_TRIES: u32 = 6;
 /// After TEMPORARY_FAILURE a rekey waits this long (RFC 7296, 2.25).
 pub const TEMPORARY_FAILURE_WAIT_MS: u64 = 5_000;
 
+/// Octets of an IKE message. Peers with long certificate chains and no fragmentation stay below 12,000.
+pub const IKE_MESSAGE_LEN_MAX: usize = 16_384;
+/// Payloads of one chain. A Windows client sends about 20, strongSwan with every extension about 30.
+pub const PAYLOADS_MAX: usize = 64;
+/// Proposals of one SA payload.
+pub const PROPOSALS_MAX: usize = 64;
+/// Transforms of one proposal. strongSwan's widest default has about 60.
+pub const TRANSFORMS_MAX: usize = 128;
+/// Attributes of one transform; only one is defined.
+pub const TRANSFORM_ATTRIBUTES_MAX: usize = 4;
+/// Attributes of one configuration payload.
+pub const CONFIG_ATTRIBUTES_MAX: usize = 128;
+/// SPIs in one Delete payload.
+pub const DELETE_SPIS_MAX: usize = 1024;
+/// Octets of an identity: a distinguished name is the longest one.
+pub const IDENTITY_LEN_MAX: usize = 1024;
+/// Fragments of one message that we are ready to hold; Windows was seen to send 29.
+pub const FRAGMENTS_MAX: u16 = 64;
+
 const _: () = assert!(FIRST_BLOCK < LARGEST_BLOCK);
 const _: () = assert!(LARGEST_BLOCK < (u32::MAX as u64) / 64);
 const _: () = assert!(HALF_OPEN_BEFORE_COOKIE < HALF_OPEN_PER_SEGMENT);
+const _: () =
+    assert!(IKE_MESSAGE_LEN_MAX >= crate::spec::MESSAGE_LEN_SHOULD && IKE_MESSAGE_LEN_MAX <= 65_535 - 8);
+const _: () = assert!(crate::spec::MESSAGE_LEN_SHOULD >= crate::spec::MESSAGE_LEN_MUST);

@@ -13,9 +13,7 @@ use std::sync::Arc;
 use crate::limits;
 use crate::types::{ChildSpi, Epoch, EspSeq, Incarnation, MessageId, Millis, Revision, Segment, Spi};
 
-use super::{
-    Block, ChildPhase, ChildRecord, IkeRecord, Outstanding, Path, Phase, Purpose, Reply, Why,
-};
+use super::{Block, ChildPhase, ChildRecord, IkeRecord, Outstanding, Path, Phase, Purpose, Reply, Why};
 
 /// In whose name a command acts. Checked when it is applied, not only when it is proposed (I6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,26 +40,47 @@ pub enum Step {
     /// A new IKE SA under the change's own SPI.
     Establish(Box<IkeRecord>),
     /// Another, older IKE SA of the same peer gives way. Silently: the peer has forgotten it (INITIAL_CONTACT).
-    Supersede { spi: Spi, silently: bool },
+    Supersede {
+        spi: Spi,
+        silently: bool,
+    },
     /// A request of the peer was processed; these octets answer it.
-    Answered { message_id: MessageId, octets: Vec<u8> },
+    Answered {
+        message_id: MessageId,
+        octets: Vec<u8>,
+    },
     /// Our request; it may be sent once this is applied.
     Asked(Box<Outstanding>),
     /// Our request was answered, or given up.
-    Concluded { message_id: MessageId },
+    Concluded {
+        message_id: MessageId,
+    },
     /// The peer rekeyed what we are rekeying too: noted for the choice between the two.
-    Crossed { nonce: Vec<u8>, spi: u64 },
+    Crossed {
+        nonce: Vec<u8>,
+        spi: u64,
+    },
     AddChild(Box<ChildRecord>),
-    SetChildPhase { spi_in: ChildSpi, phase: ChildPhase },
-    RemoveChild { spi_in: ChildSpi, why: Why },
+    SetChildPhase {
+        spi_in: ChildSpi,
+        phase: ChildPhase,
+    },
+    RemoveChild {
+        spi_in: ChildSpi,
+        why: Why,
+    },
     /// A further IKE SA, made by a rekey of this one; it starts without children.
     AddIke(Box<IkeRecord>),
     /// Children and inner addresses go over; this record becomes `Replaced`.
-    Inherit { by: Spi },
+    Inherit {
+        by: Spi,
+    },
     SetPhase(Phase),
     Moved(Path),
     /// The IKE SA ends with all its children.
-    Remove { why: Why },
+    Remove {
+        why: Why,
+    },
 }
 
 /// Why a command counted for nothing.
@@ -330,7 +349,11 @@ impl IkeRecord {
             assert!(outstanding.message_id < self.next_request, "an outstanding request has used its ID");
         }
         for child in &self.children {
-            assert_eq!(child.spi_in.segment(), self.spi.segment(), "children live in the segment of their IKE SA");
+            assert_eq!(
+                child.spi_in.segment(),
+                self.spi.segment(),
+                "children live in the segment of their IKE SA"
+            );
             assert!(child.block.last <= child.granted, "a block lies in what was granted");
         }
     }

@@ -482,7 +482,11 @@ impl From<&IkeSuite> for pb::Suite {
 impl TryFrom<pb::Suite> for IkeSuite {
     type Error = DecodeError;
     fn try_from(suite: pb::Suite) -> Result<Self> {
-        Ok(IkeSuite { protection: protection(&suite)?, prf: prf_of(suite.prf)?, group: group_of(suite.group)? })
+        Ok(IkeSuite {
+            protection: protection(&suite)?,
+            prf: prf_of(suite.prf)?,
+            group: group_of(suite.group)?,
+        })
     }
 }
 
@@ -671,11 +675,12 @@ impl TryFrom<pb::Outstanding> for Outstanding {
         let purpose = match outstanding.purpose {
             1 => Purpose::Liveness,
             2 => Purpose::DeleteIke,
-            3 => Purpose::DeleteChildren { spis_in: outstanding.children.into_iter().map(ChildSpi).collect() },
+            3 => {
+                Purpose::DeleteChildren { spis_in: outstanding.children.into_iter().map(ChildSpi).collect() }
+            }
             4 => {
                 let rekey = rekey?;
-                let private =
-                    optional_group(rekey.group)?.map(|group| (group, Secret::from(rekey.private)));
+                let private = optional_group(rekey.group)?.map(|group| (group, Secret::from(rekey.private)));
                 Purpose::RekeyChild(Box::new(ChildRekey {
                     old_spi_in: child_spi(rekey.old_spi)?,
                     new_spi_in: child_spi(rekey.new_spi)?,
@@ -832,10 +837,9 @@ impl From<&Step> for pb::Kind {
                 pb::Kind::Crossed(pb::Crossed { nonce: nonce.clone(), spi: *spi })
             }
             Step::AddChild(child) => pb::Kind::AddChild((&**child).into()),
-            Step::SetChildPhase { spi_in, phase } => pb::Kind::SetChildPhase(pb::SetChildPhase {
-                spi_in: spi_in.0,
-                phase: Some((*phase).into()),
-            }),
+            Step::SetChildPhase { spi_in, phase } => {
+                pb::Kind::SetChildPhase(pb::SetChildPhase { spi_in: spi_in.0, phase: Some((*phase).into()) })
+            }
             Step::RemoveChild { spi_in, why } => {
                 pb::Kind::RemoveChild(pb::RemoveChild { spi_in: spi_in.0, why: why_number(*why) })
             }

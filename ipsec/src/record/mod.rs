@@ -115,9 +115,13 @@ pub struct IkeKeys {
 pub enum Phase {
     Established,
     /// Replaced by a rekey: its children have gone over to `successor`; it waits for its Delete.
-    Replaced { successor: Spi },
+    Replaced {
+        successor: Spi,
+    },
     /// A Delete of ours must go out or is under way. No traffic passes.
-    Closing { why: Why },
+    Closing {
+        why: Why,
+    },
 }
 
 /// Why an SA ended. The first reason wins and is what people see.
@@ -225,7 +229,9 @@ pub enum ChildPhase {
     /// A newer one takes its place; still receives until it is deleted.
     Replaced,
     /// Our Delete for it is under way: nothing is sent on it.
-    Closing { why: Why },
+    Closing {
+        why: Why,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
