@@ -1,0 +1,1 @@
+//! Splitting and coalescing, against a naive reference and against each other.
