@@ -9,6 +9,8 @@
 
 mod ecp;
 mod modp;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

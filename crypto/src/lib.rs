@@ -23,5 +23,7 @@ pub mod prf;
 pub mod rng;
 pub mod sealing;
 pub mod secret;
+#[cfg(test)]
+mod vectors;
 
 pub use secret::Secret;

@@ -77,10 +77,64 @@ fn sign(key: &hmac::Key, data: &[&[u8]]) -> hmac::Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{known_answers, list, octets, text};
+
+    const ALL: [Prf; 3] = [Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512];
+
+    fn named(name: &str) -> Prf {
+        match name {
+            "PRF_HMAC_SHA2_256" => Prf::HmacSha256,
+            "PRF_HMAC_SHA2_384" => Prf::HmacSha384,
+            "PRF_HMAC_SHA2_512" => Prf::HmacSha512,
+            other => panic!("{other}"),
+        }
+    }
+
+    //= test IK-31
+    #[test]
+    fn nist_ikev2_key_derivation() {
+        let file = known_answers("nist-ikev2-kdf.json");
+        assert_eq!(list(&file, "ike_sa").len(), 6);
+        for case in list(&file, "ike_sa") {
+            let prf = named(text(case, "prf"));
+            let [ni, nr, g_ir, spi_i, spi_r] =
+                ["ni", "nr", "g_ir", "spi_i", "spi_r"].map(|member| octets(case, member));
+            let skeyseed = prf.prf(&[&ni[..], &nr].concat(), &[&g_ir]);
+            assert_eq!(skeyseed.as_bytes(), octets(case, "skeyseed"), "{}", case["id"]);
+            let dkm = octets(case, "dkm");
+            let derived = prf.prf_plus(skeyseed.as_bytes(), &[&ni, &nr, &spi_i, &spi_r], dkm.len());
+            assert_eq!(derived.as_bytes(), dkm, "{}", case["id"]);
+        }
+        for case in list(&file, "prf_plus_extra") {
+            let out = octets(case, "out");
+            let derived =
+                named(text(case, "prf")).prf_plus(&octets(case, "key"), &[&octets(case, "seed")], out.len());
+            assert_eq!(derived.as_bytes(), out, "{}", case["id"]);
+        }
+    }
+
+    #[test]
+    fn rfc_4231_and_rfc_4868() {
+        let names = ["hmac_sha256", "hmac_sha384", "hmac_sha512"];
+        for case in list(&known_answers("rfc/rfc4231-hmac-sha2.json"), "tests") {
+            for (prf, name) in ALL.into_iter().zip(names) {
+                let output = prf.prf(&octets(case, "key"), &[&octets(case, "data")]);
+                let expected = octets(case, name);
+                assert_eq!(&output.as_bytes()[..expected.len()], expected, "{} {name}", case["id"]);
+            }
+        }
+        let names = ["prf_hmac_sha_256", "prf_hmac_sha_384", "prf_hmac_sha_512"];
+        for case in list(&known_answers("rfc/rfc4868-hmac-sha2-ipsec.json"), "prf") {
+            for (prf, name) in ALL.into_iter().zip(names) {
+                let output = prf.prf(&octets(case, "key"), &[&octets(case, "data")]);
+                assert_eq!(output.as_bytes(), octets(case, name), "{} {name}", case["id"]);
+            }
+        }
+    }
 
     #[test]
     fn prf_plus_is_the_chain_of_the_rfc_at_every_length() {
-        for prf in [Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512] {
+        for prf in ALL {
             let t1 = prf.prf(b"key", &[b"se", b"ed", &[1]]);
             let t2 = prf.prf(b"key", &[t1.as_bytes(), b"seed", &[2]]);
             let t3 = prf.prf(b"key", &[t2.as_bytes(), b"seed", &[3]]);

@@ -24,7 +24,7 @@ pub struct SealKey {
 
 enum Sealer {
     Aead { aead: Aead, salt: [u8; SALT_LEN] },
-    Cbc { cbc: CbcEncrypt, hmac: Hmac, ivs: SeededRng },
+    Cbc { cbc: CbcEncrypt, hmac: Hmac, ivs: Box<SeededRng> },
 }
 
 /// Opens messages of one direction of one SA.
@@ -178,7 +178,7 @@ impl SealKey {
             Some(algorithm) => Sealer::Cbc {
                 cbc: CbcEncrypt::new(stack, material.key),
                 hmac: Hmac::new(stack, algorithm, integ),
-                ivs: SeededRng::from_rng(rng),
+                ivs: Box::new(SeededRng::from_rng(rng)),
             },
         };
         Ok(SealKey { protection, sealer, ivs })
