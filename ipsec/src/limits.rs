@@ -67,3 +67,6 @@ const _: () = assert!(HALF_OPEN_BEFORE_COOKIE < HALF_OPEN_PER_SEGMENT);
 const _: () =
     assert!(IKE_MESSAGE_LEN_MAX >= crate::spec::MESSAGE_LEN_SHOULD && IKE_MESSAGE_LEN_MAX <= 65_535 - 8);
 const _: () = assert!(crate::spec::MESSAGE_LEN_SHOULD >= crate::spec::MESSAGE_LEN_MUST);
+
+/// An SA that was replaced waits this long for the Delete of the side that replaced it, then we send ours.
+pub const LEFTOVER_MS: u64 = 30_000;

@@ -9,7 +9,6 @@ use crypto::cipher::Protection;
 use crypto::kex::Group;
 use crypto::prf::Prf;
 
-
 /// The whole gateway configuration of one revision.
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
@@ -153,9 +152,9 @@ impl Gateway {
     /// The pre-shared key for a peer identity: an exact entry wins over a glob, then the order of the file counts.
     pub fn psk(&self, peer: &Identity) -> Option<&Secret> {
         let matching = |exact: bool| {
-            self.secrets.iter().find(|secret| {
-                secret.ids.iter().any(|id| id.is_exact() == exact && id.matches(peer))
-            })
+            self.secrets
+                .iter()
+                .find(|secret| secret.ids.iter().any(|id| id.is_exact() == exact && id.matches(peer)))
         };
         matching(true).or_else(|| matching(false)).map(|secret| &secret.psk)
     }
@@ -371,7 +370,6 @@ impl std::fmt::Display for IdPattern {
         f.write_str(&self.0)
     }
 }
-
 
 #[cfg(test)]
 mod tests {
