@@ -22,10 +22,9 @@ pub(crate) fn wycheproof(file: &str) -> Vec<(Value, Value)> {
         return Vec::new();
     };
     let mut cases = Vec::new();
-    for group in parse(&path)["testGroups"].as_array().unwrap() {
-        for case in group["tests"].as_array().unwrap() {
-            cases.push((group.clone(), case.clone()));
-        }
+    for group in parse(&path)["testGroups"].as_array_mut().unwrap() {
+        let tests = group["tests"].take();
+        cases.extend(tests.as_array().unwrap().iter().map(|case| (group.clone(), case.clone())));
     }
     assert!(!cases.is_empty());
     cases
