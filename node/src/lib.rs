@@ -1,2 +1,6 @@
 //! node
+pub mod config;
+pub mod control;
+pub mod fault;
 pub mod io;
+pub mod observe;

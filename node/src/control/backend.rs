@@ -1,0 +1,65 @@
+//! What the control server and the HTTP server ask the daemon for. The daemon implements it; tests fake it.
+//!
+//! Reads are answered from this node's own state and never wait for a quorum. Changes return when they are
+//! committed, or with a `Fault` whose exit code says how they ended: `NoQuorum` (nothing happened), `TimedOut`
+//! (unknown, or the work goes on), `NotFound`, `Usage`, `Dangerous`.
+
+use std::future::Future;
+
+use super::api;
+use crate::config::GatewaySource;
+use crate::fault::Fault;
+use crate::observe::Events;
+
+pub type Answer<T> = Result<T, Fault>;
+
+pub trait Backend: Send + Sync + 'static {
+    /// One screen. Before `init` it has `cluster: None`.
+    fn status(&self) -> impl Future<Output = Answer<api::Status>> + Send;
+    fn members(&self) -> impl Future<Output = Answer<api::Members>> + Send;
+    fn segments(&self) -> impl Future<Output = Answer<api::Segments>> + Send;
+    /// IKE SAs of the whole cluster, of peers whose identity contains `peer` when it is given.
+    fn sas(&self, peer: Option<String>) -> impl Future<Output = Answer<api::Sas>> + Send;
+    /// The ring of past events and the way to follow new ones.
+    fn events(&self) -> &Events;
+
+    /// Makes a cluster whose first member is this node. The same name again does nothing; another one is refused.
+    fn init(&self, name: String) -> impl Future<Output = Answer<api::Initialized>> + Send;
+
+    /// The source of one revision (the newest when `None`); fails with `NotFound` when there is none.
+    fn config_source(&self, revision: Option<u64>) -> impl Future<Output = Answer<api::ConfigSource>> + Send;
+    /// Replicates a source that has been compiled without an error, and returns when all live nodes have applied it.
+    fn config_apply(
+        &self,
+        source: GatewaySource,
+        comment: Option<String>,
+        if_revision: Option<u64>,
+    ) -> impl Future<Output = Answer<api::ConfigRevision>> + Send;
+    /// Newest first.
+    fn config_history(&self) -> impl Future<Output = Answer<Vec<api::ConfigRevision>>> + Send;
+    /// Makes the content of `revision` the newest revision.
+    fn config_rollback(&self, revision: u64) -> impl Future<Output = Answer<api::ConfigRevision>> + Send;
+    /// Keys the fingerprints of secrets, so that a fingerprint is no help in guessing a weak one. Best the same on
+    /// all nodes, then fingerprints can be compared across them.
+    fn fingerprint_key(&self) -> crypto::Secret;
+    /// What the timing profile of this node means.
+    fn timing(&self) -> api::Timing;
+
+    /// Deletes one SA; returns when the delete is committed.
+    fn terminate(&self, sa: api::SaRef) -> impl Future<Output = Answer<api::Acted>> + Send;
+    /// Starts the rekey of one SA; returns when the request is committed.
+    fn rekey(&self, sa: api::SaRef) -> impl Future<Output = Answer<api::Acted>> + Send;
+
+    /// Returns once the condition holds. The caller bounds the time by dropping the future.
+    fn wait(&self, condition: api::Condition) -> impl Future<Output = Answer<()>> + Send;
+
+    /// For `/readyz`: member, leader known, caught up, and for what it owns steering and TUN are up.
+    fn ready(&self) -> impl Future<Output = Ready> + Send;
+}
+
+/// Whether a node may be sent traffic, and if not, the first reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    Yes,
+    No(String),
+}
