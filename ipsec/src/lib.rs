@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod datagram;
+pub mod esp;
 pub mod ike;
 pub mod limits;
 pub mod policy;

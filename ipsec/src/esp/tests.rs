@@ -1,0 +1,1 @@
+//! Seal in one table, open in another.
