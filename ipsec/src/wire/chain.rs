@@ -365,3 +365,137 @@ impl<'a> Walk<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Message;
+
+    fn parse(first: u8, chain: &str) -> Result<Payloads, ParseError> {
+        Payloads::parse(PayloadType(first), &hex::decode(chain.replace(' ', "")).unwrap())
+    }
+
+    fn syntax<T: std::fmt::Debug>(result: Result<T, ParseError>) -> PayloadType {
+        match result {
+            Err(ParseError::InvalidSyntax { payload, .. }) => payload,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    //= test IK-8
+    #[test]
+    fn unknown_payloads_by_their_critical_bit() {
+        // 99, then a notify.
+        let chain = |flags: &str| format!("29{flags}0006 abcd 00000008 00004000");
+        let skipped = parse(99, &chain("00")).unwrap();
+        assert_eq!(skipped.len(), 1);
+        assert!(skipped.has_notify(NotifyType::INITIAL_CONTACT));
+        assert_eq!(parse(99, &chain("80")), Err(ParseError::UnsupportedCritical(99)));
+        assert_eq!(parse(99, &chain("7f")).unwrap().len(), 1, "reserved bits are no critical bit");
+        assert_eq!(
+            parse(41, "00800008 00004000").unwrap().len(),
+            1,
+            "critical is ignored for known payloads"
+        );
+    }
+
+    //= test IK-6
+    #[test]
+    fn lengths_are_checked_against_the_parent() {
+        assert_eq!(syntax(parse(41, "00000009 00004000")), PayloadType::NOTIFY);
+        assert_eq!(syntax(parse(41, "00000003 00004000")), PayloadType::NOTIFY);
+        assert_eq!(syntax(parse(41, "00000007 000040")), PayloadType::NOTIFY);
+        assert_eq!(syntax(parse(41, "29000008 00004000")), PayloadType::NOTIFY, "the next one is missing");
+        assert_eq!(
+            syntax(parse(41, "00000008 00004000 00")),
+            PayloadType::NONE,
+            "octets behind the last one"
+        );
+        assert_eq!(syntax(parse(0, "00")), PayloadType::NONE);
+        assert_eq!(syntax(parse(41, "0000")), PayloadType::NOTIFY);
+        assert!(parse(0, "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_number_of_payloads_is_bounded() {
+        let chain = |count: usize| {
+            let mut out = Vec::new();
+            let payloads: Payloads = std::iter::repeat_n(Payload::Vendor(Vendor(vec![])), count).collect();
+            payloads.emit(&mut out);
+            Payloads::parse(PayloadType::VENDOR, &out)
+        };
+        assert_eq!(chain(PAYLOADS_MAX).unwrap().len(), PAYLOADS_MAX);
+        assert_eq!(syntax(chain(PAYLOADS_MAX + 1)), PayloadType::VENDOR);
+    }
+
+    //= test IK-9
+    #[test]
+    fn any_order_and_nothing_twice() {
+        let nonce = "0014 000102030405060708090a0b0c0d0e0f";
+        let notify = "0008 00004000";
+        assert_eq!(parse(40, &format!("2900{nonce} 0000{notify}")).unwrap().len(), 2);
+        assert_eq!(parse(41, &format!("2800{notify} 0000{nonce}")).unwrap().len(), 2);
+        assert_eq!(parse(41, &format!("2900{notify} 0000{notify}")).unwrap().notifies().count(), 2);
+        assert_eq!(syntax(parse(40, &format!("2800{nonce} 0000{nonce}"))), PayloadType::NONCE);
+    }
+
+    //= test IK-9
+    #[test]
+    fn encrypted_is_last_and_never_inside_itself() {
+        assert_eq!(syntax(parse(46, "00000004")), PayloadType::SK);
+        assert_eq!(syntax(parse(53, "00000008 00010001")), PayloadType::SKF);
+        let message = |first: u8, chain: &str| {
+            let chain = hex::decode(chain.replace(' ', "")).unwrap();
+            let length = IKE_HEADER_LEN + chain.len();
+            let header = format!("0102030405060708 0000000000000000 {first:02x}202508 00000001 {length:08x}");
+            Message::parse(&[hex::decode(header.replace(' ', "")).unwrap(), chain].concat())
+        };
+        let sk = message(46, "29000008 01020304").unwrap();
+        assert_eq!(sk.encrypted, Some(Encrypted::new(PayloadType::NOTIFY, None, IKE_HEADER_LEN + 4)));
+        let behind = message(41, "2e000008 00004000 27000008 01020304").unwrap();
+        assert_eq!(
+            (behind.payloads.len(), behind.encrypted.map(|sk| sk.first)),
+            (1, Some(PayloadType::AUTH))
+        );
+        assert_eq!(syntax(message(46, "29000008 01020304 00000008 00004000")), PayloadType::SK);
+        let skf = message(53, "29000008 00010002").unwrap().encrypted.unwrap();
+        assert_eq!(skf.fragment, Some(Fragment { number: 1, total: 2 }));
+        assert_eq!(syntax(message(53, "29000008 00030002")), PayloadType::SKF);
+    }
+
+    //= test IK-7
+    #[test]
+    fn what_we_emit_has_no_reserved_bit_set() {
+        let payloads = Payloads::default().with(Vendor(vec![0xff])).with(Notify::bare(NotifyType::COOKIE));
+        let mut out = Vec::new();
+        payloads.emit(&mut out);
+        assert_eq!(hex::encode(out), "29000005ff0000000800004006");
+    }
+
+    //= test IK-7
+    #[test]
+    fn reserved_fields_are_ignored() {
+        let clear = "22000009 02 000000 aa 28000009 0013 0000 01 2c000014 000102030405060708090a0b0c0d0e0f \
+                     2f000018 01 000000 07000010 0000ffff 0a000000 0affffff 0000000c 01 000000 00010000";
+        let set = "227f0009 02 ffffff aa 287f0009 0013 ffff 01 2c7f0014 000102030405060708090a0b0c0d0e0f \
+                   2f7f0018 01 ffffff 07000010 0000ffff 0a000000 0affffff 007f000c 01 ffffff 80010000";
+        let [clear, set] = [clear, set].map(|text| parse(39, text).unwrap());
+        assert_eq!(clear, set);
+        assert_eq!(clear.len(), 5);
+    }
+
+    //= test IK-10
+    #[test]
+    fn errors_known_or_not() {
+        let with = |kind: u16| Payloads::default().with(Notify::bare(NotifyType(kind)));
+        assert!(with(16384).error().is_none() && with(65535).error().is_none());
+        assert_eq!(with(14).error().unwrap().kind, NotifyType::NO_PROPOSAL_CHOSEN);
+        assert_eq!(with(12345).error().unwrap().kind, NotifyType(12345), "Microsoft's private one");
+    }
+
+    //= test IK-11
+    #[test]
+    fn vendor_ids_of_any_content_are_taken() {
+        assert_eq!(parse(43, "2b000004 00000006 dead").unwrap().vendors().count(), 2);
+    }
+}

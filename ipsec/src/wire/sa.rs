@@ -395,3 +395,178 @@ fn marker(octet: u8, more: u8) -> Result<bool, Malformed> {
         _ => Err(Malformed("unknown last-substructure marker")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AES: &str = "0300000c 0100000c 800e0100"; // AES-CBC-256, more follow
+    const DH: &str = "00000008 04000013"; // group 19, the last
+
+    fn parse(text: &str) -> Result<Sa, Malformed> {
+        Sa::parse(&hex::decode(text.replace(' ', "")).unwrap())
+    }
+
+    fn gcm() -> Protection {
+        Protection::new(Cipher::AesGcm256, None).unwrap()
+    }
+
+    fn ike_suite() -> IkeProposal {
+        IkeProposal { protection: gcm(), prf: Prf::HmacSha384, group: Group::Ecp384 }
+    }
+
+    //= test IK-6
+    //= test IK-35
+    #[test]
+    fn lengths_counts_and_markers_must_agree() {
+        let one = |marker: &str, length: &str, rest: &str| format!("{marker}00 {length} {rest}");
+        for (text, fits, why) in [
+            (one("00", "001c", &format!("01010002 {AES} {DH}")), true, "as it should be"),
+            (one("02", "001c", &format!("01010002 {AES} {DH}")), false, "promises another proposal"),
+            (one("03", "001c", &format!("01010002 {AES} {DH}")), false, "marker of a transform"),
+            (one("00", "001b", &format!("01010002 {AES} {DH}")), false, "proposal cut short"),
+            (one("00", "001d", &format!("01010002 {AES} {DH}")), false, "proposal runs over its parent"),
+            (one("00", "001d", &format!("01010002 {AES} {DH} 00")), false, "octet behind the transforms"),
+            (one("00", "001c", &format!("01010002 {AES} {DH} 00")), false, "octet behind the proposal"),
+            (one("00", "001c", &format!("01010001 {AES} {DH}")), false, "fewer counted than there are"),
+            (one("00", "001c", &format!("01010003 {AES} {DH}")), false, "more counted than there are"),
+            (
+                one("00", "001c", &format!("01010002 {} {DH}", AES.replacen("03", "00", 1))),
+                false,
+                "last too early",
+            ),
+            (
+                one("00", "001c", &format!("01010002 {AES} {}", DH.replacen("00", "03", 1))),
+                false,
+                "no last one",
+            ),
+            (one("00", "0003", ""), false, "length below its header"),
+            (one("00", "0010", "01030400 000001f4 0000"), false, "octets instead of transforms"),
+            (
+                one("00", "000c", "01030400 000001f4"),
+                true,
+                "an ESP proposal without transforms: useless, well-formed",
+            ),
+            (one("00", "000a", "01030200 01f4"), false, "ESP SPI of two octets"),
+            (one("00", "000c", "01010400 000001f4"), false, "IKE SPI of four octets"),
+            (one("00", "0010", "01010800 0102030405060708"), true, "IKE rekey"),
+            (String::new(), false, "no proposal at all"),
+        ] {
+            assert_eq!(parse(&text).is_ok(), fits, "{why}: {text}");
+        }
+    }
+
+    //= test IK-35
+    #[test]
+    fn offers_count_from_one_and_answers_may_name_any() {
+        let esp = |marker: u8, number: u8| format!("{marker:02x}00000c {number:02x}030400 000001f4");
+        for (numbers, fits) in [
+            (&[1][..], true),
+            (&[3], true),
+            (&[1, 2, 3], true),
+            (&[1, 1], false),
+            (&[2, 3], false),
+            (&[1, 3], false),
+        ] {
+            let last = numbers.len() - 1;
+            let text: String =
+                numbers.iter().enumerate().map(|(i, &n)| esp(if i == last { 0 } else { 2 }, n)).collect();
+            assert_eq!(parse(&text).is_ok(), fits, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn counts_are_bounded() {
+        let transforms = |count: usize| {
+            let kind = Transform::new(TransformType::PRF, 5);
+            let proposal =
+                Proposal { number: 1, protocol: ProtocolId::IKE, spi: vec![], transforms: vec![kind; count] };
+            let mut out = Vec::new();
+            Sa::answer(proposal).emit(&mut out);
+            Sa::parse(&out).is_ok()
+        };
+        assert!(transforms(TRANSFORMS_MAX) && !transforms(TRANSFORMS_MAX + 1));
+        let proposals = |count: u8| {
+            let proposal =
+                |number| Proposal { number, protocol: ProtocolId::IKE, spi: vec![], transforms: vec![] };
+            let mut out = Vec::new();
+            Sa::new((1..=count).map(proposal).collect()).emit(&mut out);
+            Sa::parse(&out).is_ok()
+        };
+        assert!(proposals(PROPOSALS_MAX as u8) && !proposals(PROPOSALS_MAX as u8 + 1));
+    }
+
+    //= test IK-33
+    #[test]
+    fn an_unknown_attribute_spoils_its_transform_only() {
+        let mut transform = Transform::encr(Cipher::AesGcm256);
+        assert_eq!(transform.as_cipher(), Some(Cipher::AesGcm256));
+        transform.attributes.push(Attribute::Short { kind: 99, value: 1 });
+        assert_eq!(transform.as_cipher(), None);
+        let mut prf = Transform::prf(Prf::HmacSha256);
+        assert_eq!(prf.as_prf(), Some(Prf::HmacSha256));
+        prf.attributes.push(Attribute::Long { kind: 99, value: vec![] });
+        assert_eq!(prf.as_prf(), None);
+        assert_eq!(Transform::new(TransformType(77), 5).as_prf(), None);
+    }
+
+    //= test IK-36
+    #[test]
+    fn an_aead_goes_without_integrity() {
+        let aead = Proposal::ike(1, None, &ike_suite());
+        assert!(!aead.has(TransformType::INTEG));
+        let cbc = Protection::new(Cipher::AesCbc128, Some(Integ::HmacSha256_128)).unwrap();
+        let cbc = Proposal::ike(1, None, &IkeProposal { protection: cbc, ..ike_suite() });
+        assert_eq!(cbc.single(TransformType::INTEG).unwrap().as_integ(), Some(Integ::HmacSha256_128));
+    }
+
+    //= test IK-35
+    //= test IK-38
+    #[test]
+    fn spis_of_the_three_uses() {
+        assert_eq!(Proposal::ike(1, None, &ike_suite()).spi, []);
+        let rekey = Proposal::ike(1, Some(Spi(7)), &ike_suite());
+        assert_eq!((rekey.spi.len(), rekey.ike_spi()), (8, Some(Spi(7))));
+        let suite = EspProposal { protection: gcm(), group: Some(Group::Ecp256), esn: None };
+        let esp = Proposal::esp(1, ChildSpi(0x1234), &suite, false);
+        assert_eq!((esp.spi.len(), esp.child_spi()), (4, Some(ChildSpi(0x1234))));
+        assert!(
+            !esp.has(TransformType::KE)
+                && Proposal::esp(1, ChildSpi(0x1234), &suite, true).has(TransformType::KE)
+        );
+        assert_eq!(
+            esp.of(TransformType::SN).filter_map(Transform::as_esn).collect::<Vec<_>>(),
+            [true, false]
+        );
+        assert_eq!(Proposal::esp(1, ChildSpi(255), &suite, false).child_spi(), None, "reserved");
+        assert_eq!(Proposal::ike(1, Some(Spi(0)), &ike_suite()).ike_spi(), None, "zero");
+    }
+
+    //= test IK-39
+    #[test]
+    fn answers_are_checked_against_the_offer() {
+        let suite = EspProposal { protection: gcm(), group: None, esn: None };
+        let offer = Sa::new(vec![
+            Proposal::esp(1, ChildSpi(256), &suite, false),
+            Proposal::esp(2, ChildSpi(256), &EspProposal { group: Some(Group::Ecp256), ..suite }, true),
+        ]);
+        let good = EspProposal { esn: Some(false), ..suite };
+        let answer = |number, suite: &EspProposal| Proposal::esp(number, ChildSpi(999), suite, true);
+        assert!(Sa::answer(answer(1, &good)).answers(&offer));
+        assert!(Sa::answer(answer(2, &EspProposal { group: Some(Group::Ecp256), ..good })).answers(&offer));
+        let other = Protection::new(Cipher::AesGcm128, None).unwrap();
+        for (why, proposal) in [
+            ("both kinds of numbers", answer(1, &suite)),
+            ("a number that was not offered", answer(3, &good)),
+            ("a key length that was not offered", answer(1, &EspProposal { protection: other, ..good })),
+            ("a group that was not offered", answer(1, &EspProposal { group: Some(Group::Ecp256), ..good })),
+            ("the offered group left out", answer(2, &good)),
+            ("another group", answer(2, &EspProposal { group: Some(Group::Ecp384), ..good })),
+            ("another protocol", Proposal { protocol: ProtocolId::AH, ..answer(1, &good) }),
+            ("no SPI", Proposal { spi: vec![], ..answer(1, &good) }),
+        ] {
+            assert!(!Sa::answer(proposal).answers(&offer), "{why}");
+        }
+        assert!(!Sa::new(vec![answer(1, &good), answer(1, &good)]).answers(&offer), "two proposals");
+    }
+}
