@@ -140,10 +140,9 @@ impl Endpoint {
                     leases.reply.iter().for_each(|config| reply.push(config.clone()));
                 }
                 events.push(Event::ChildUp {
-                    ike: spi,
-                    spi_in: child.spi_in,
-                    spi_out: child.spi_out,
-                    name: child.name.clone(),
+                    ike: (&record).into(),
+                    child: (&child).into(),
+                    suite: child.suite,
                 });
                 record.children.push(child);
                 child_payloads.iter().for_each(|payload| reply.push(payload.clone()));
@@ -154,7 +153,8 @@ impl Endpoint {
                 events.push(Event::Refused {
                     address: datagram.peer,
                     peer: Some(record.peer_id.clone()),
-                    reason: notify.kind.name().unwrap_or("no child"),
+                    notify: notify.kind,
+                    reason: "no child SA",
                 });
                 reply.push(notify);
             }
@@ -162,10 +162,9 @@ impl Endpoint {
         events.insert(
             1,
             Event::Up {
-                spi,
-                connection: connection.name.clone(),
-                peer: record.peer_id.clone(),
+                ike: (&record).into(),
                 address: datagram.peer,
+                suite: record.suite,
                 inner: record.inner_addresses.clone(),
             },
         );
@@ -178,12 +177,7 @@ impl Endpoint {
         let mut steps: Vec<Step> =
             older.iter().map(|old| Step::Supersede { spi: old.spi, silently }).collect();
         for old in &older {
-            events.push(Event::Down {
-                spi: old.spi,
-                connection: old.connection.clone(),
-                peer: old.peer_id.clone(),
-                why: crate::record::Why::Superseded,
-            });
+            events.push(Event::Down { ike: (&**old).into(), why: crate::record::Why::Superseded });
         }
         steps.push(Step::Establish(Box::new(record)));
         let change = crate::record::Change {
@@ -210,13 +204,14 @@ impl Endpoint {
         _ctx: &mut Context<'_>,
     ) -> Result<Verdict, DropReason> {
         let half_open = self.half_open.get_mut(spi).ok_or(DropReason::UnknownSpi)?;
+        let kind = notify.kind;
         let octets = seal(half_open, header, Payloads::default().with(notify)).ok_or(DropReason::Internal)?;
         half_open.failure = Some(octets.clone());
         Ok(Verdict::Send {
             datagrams: vec![datagram.reply(octets)],
             events: vec![
                 exchange(ExchangeResult::AuthenticationFailed),
-                Event::Refused { address: datagram.peer, peer, reason },
+                Event::Refused { address: datagram.peer, peer, notify: kind, reason },
             ],
         })
     }

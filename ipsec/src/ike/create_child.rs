@@ -92,10 +92,9 @@ impl Endpoint {
         match self.answer_child(record, payloads, None, ctx) {
             Ok(Made { child, payloads }) => Answer {
                 events: vec![Event::ChildUp {
-                    ike: record.spi,
-                    spi_in: child.spi_in,
-                    spi_out: child.spi_out,
-                    name: child.name.clone(),
+                    ike: record.into(),
+                    child: (&child).into(),
+                    suite: child.suite,
                 }],
                 steps: vec![Step::AddChild(Box::new(child))],
                 payloads,

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::policy::Identity;
-use crate::record::Why;
+use crate::record::{ChildRecord, EspSuite, IkeRecord, IkeSuite, Why};
 use crate::types::{ChildSpi, Spi};
-use crate::wire::ExchangeType;
+use crate::wire::{ExchangeType, NotifyType};
 
 /// Why a datagram was dropped. A metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +99,22 @@ impl ExchangeResult {
     }
 }
 
+/// An IKE SA, as people name it. Taken from the record, because the event may be its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IkeName {
+    pub spi_i: Spi,
+    pub spi_r: Spi,
+    pub connection: String,
+    pub peer: Identity,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChildName {
+    pub name: String,
+    pub spi_in: ChildSpi,
+    pub spi_out: ChildSpi,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Exchange {
@@ -107,47 +123,45 @@ pub enum Event {
     },
     /// An IKE SA is established.
     Up {
-        spi: Spi,
-        connection: String,
-        peer: Identity,
+        ike: IkeName,
         address: SocketAddr,
+        suite: IkeSuite,
         inner: Vec<IpAddr>,
     },
     Down {
-        spi: Spi,
-        connection: String,
-        peer: Identity,
+        ike: IkeName,
         why: Why,
+    },
+    Rekeyed {
+        old: IkeName,
+        new_spi_i: Spi,
+        new_spi_r: Spi,
     },
     ChildUp {
-        ike: Spi,
-        spi_in: ChildSpi,
-        spi_out: ChildSpi,
-        name: String,
-    },
-    ChildDown {
-        ike: Spi,
-        spi_in: ChildSpi,
-        why: Why,
+        ike: IkeName,
+        child: ChildName,
+        suite: EspSuite,
     },
     ChildRekeyed {
-        ike: Spi,
+        ike: IkeName,
         old: ChildSpi,
-        new: ChildSpi,
+        child: ChildName,
     },
-    IkeRekeyed {
-        old: Spi,
-        new: Spi,
+    ChildDown {
+        ike: IkeName,
+        child: ChildName,
+        why: Why,
     },
     Moved {
         spi: Spi,
         from: SocketAddr,
         to: SocketAddr,
     },
-    /// An attempt was refused. `reason` is for the administrator, never for the peer.
+    /// An attempt was refused. `reason` is for the administrator, never for the peer; the peer was told `notify`.
     Refused {
         address: SocketAddr,
         peer: Option<Identity>,
+        notify: NotifyType,
         reason: &'static str,
     },
     /// Our request is sent again.
@@ -155,4 +169,17 @@ pub enum Event {
         spi: Spi,
         tries: u32,
     },
+}
+
+impl From<&IkeRecord> for IkeName {
+    fn from(record: &IkeRecord) -> IkeName {
+        let (spi_i, spi_r) = record.spis();
+        IkeName { spi_i, spi_r, connection: record.connection.clone(), peer: record.peer_id.clone() }
+    }
+}
+
+impl From<&ChildRecord> for ChildName {
+    fn from(child: &ChildRecord) -> ChildName {
+        ChildName { name: child.name.clone(), spi_in: child.spi_in, spi_out: child.spi_out }
+    }
 }

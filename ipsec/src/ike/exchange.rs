@@ -145,7 +145,7 @@ impl Endpoint {
         let answer = match self.open(record, datagram, ctx)? {
             Ok(payloads) => match header.exchange {
                 ExchangeType::CREATE_CHILD_SA => self.create_child(record, &payloads, ctx),
-                ExchangeType::INFORMATIONAL => self.inform(record, &payloads),
+                ExchangeType::INFORMATIONAL => self.inform(record, &payloads, ctx),
                 _ => misbehaved(record),
             },
             Err(ParseError::UnsupportedCritical(kind)) => {
@@ -278,7 +278,7 @@ fn misbehaved(record: &IkeRecord) -> Answer {
 }
 
 pub(super) fn down(record: &IkeRecord, why: Why) -> Event {
-    Event::Down { spi: record.spi, connection: record.connection.clone(), peer: record.peer_id.clone(), why }
+    Event::Down { ike: record.into(), why }
 }
 
 /// A peer behind a NAT wrote from another address: its mapping has changed (RFC 7296, 2.23).

@@ -5,17 +5,18 @@ use crate::types::ChildSpi;
 use crate::wire::{Config, ConfigType, Delete, ExchangeType, NotifyType, Payloads};
 
 use super::exchange::{Answer, Ask, Conclusion, down};
-use super::{Endpoint, Event};
+use super::rekey_ike::{heir_spis, rekeyed};
+use super::{Context, Endpoint, Event};
 
 impl Endpoint {
     //= IK-83
     //= IK-84
     //= IK-86
-    pub(super) fn inform(&mut self, record: &IkeRecord, payloads: &Payloads) -> Answer {
+    pub(super) fn inform(&mut self, record: &IkeRecord, payloads: &Payloads, ctx: &Context<'_>) -> Answer {
         let mut answer = Answer::empty();
         let gave_up = payloads.has_notify(NotifyType::AUTHENTICATION_FAILED);
         if gave_up || payloads.deletes().any(|delete| *delete == Delete::Ike) {
-            return farewell(record);
+            return farewell(record, ctx);
         }
         let mut ours = Vec::new();
         for delete in payloads.deletes() {
@@ -54,7 +55,7 @@ impl Endpoint {
                         _ => Why::Rekeyed,
                     };
                     conclusion.steps.push(Step::RemoveChild { spi_in: child.spi_in, why });
-                    conclusion.events.push(Event::ChildDown { ike: record.spi, spi_in: child.spi_in, why });
+                    conclusion.events.push(Event::ChildDown { ike: record.into(), child: child.into(), why });
                 }
             }
             _ => {}
@@ -89,7 +90,7 @@ pub(super) fn delete_children(spis_in: Vec<ChildSpi>) -> Ask {
 
 /// The peer ends the IKE SA. Where its own rekey has crossed ours and was not decided yet, its new one inherits.
 //= IK-86
-fn farewell(record: &IkeRecord) -> Answer {
+fn farewell(record: &IkeRecord, ctx: &Context<'_>) -> Answer {
     let mut answer = Answer::empty();
     let why = match record.phase {
         Phase::Closing { why } => why,
@@ -97,7 +98,7 @@ fn farewell(record: &IkeRecord) -> Answer {
         Phase::Established => match crossed_heir(record) {
             Some(heir) => {
                 answer.steps.push(Step::Inherit { by: heir });
-                answer.events.push(Event::IkeRekeyed { old: record.spi, new: heir });
+                answer.events.extend(heir_spis(heir, ctx).map(|spis| rekeyed(record, spis)));
                 Why::Rekeyed
             }
             None => Why::PeerDeleted,
@@ -134,7 +135,7 @@ fn close_child(record: &IkeRecord, spi_out: ChildSpi, answer: &mut Answer, ours:
         ChildPhase::Live => Why::PeerDeleted,
     };
     answer.steps.push(Step::RemoveChild { spi_in: child.spi_in, why });
-    answer.events.push(Event::ChildDown { ike: record.spi, spi_in: child.spi_in, why });
+    answer.events.push(Event::ChildDown { ike: record.into(), child: child.into(), why });
     if !being_deleted(record, child.spi_in) {
         ours.push(child.spi_in);
     }

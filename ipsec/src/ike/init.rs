@@ -38,7 +38,7 @@ impl Endpoint {
         let key = (datagram.peer, sha256(&[&datagram.octets]));
         //= IK-15
         if let Some(half_open) = self.half_open.made_by(&key) {
-            return Ok(say(datagram.reply(half_open.reply.clone()), ExchangeResult::Retransmitted, None));
+            return Ok(say(datagram.reply(half_open.reply.clone()), ExchangeResult::Retransmitted));
         }
         if !negotiate::expects(ctx.gateway, datagram.peer.ip()) {
             return Err(DropReason::NoConnection);
@@ -146,7 +146,7 @@ impl Endpoint {
                 failure: None,
             },
         );
-        Ok(say(datagram.reply(reply), ExchangeResult::Done, None))
+        Ok(say(datagram.reply(reply), ExchangeResult::Done))
     }
 
     pub(super) fn fresh_spi(&self, ctx: &mut Context<'_>) -> Option<Spi> {
@@ -198,14 +198,18 @@ fn refusal(
     result: ExchangeResult,
     reason: Option<&'static str>,
 ) -> Verdict {
-    let octets = Message::notification(header, notify).emit();
-    say(datagram.reply(octets), result, reason)
+    let kind = notify.kind;
+    let reply = datagram.reply(Message::notification(header, notify).emit());
+    let refused =
+        reason.map(|reason| Event::Refused { address: reply.peer, peer: None, notify: kind, reason });
+    let mut verdict = say(reply, result);
+    if let Verdict::Send { events, .. } = &mut verdict {
+        events.extend(refused);
+    }
+    verdict
 }
 
-fn say(reply: Datagram, result: ExchangeResult, reason: Option<&'static str>) -> Verdict {
-    let mut events = vec![Event::Exchange { exchange: crate::wire::ExchangeType::IKE_SA_INIT, result }];
-    if let Some(reason) = reason {
-        events.push(Event::Refused { address: reply.peer, peer: None, reason });
-    }
-    Verdict::Send { datagrams: vec![reply], events }
+fn say(reply: Datagram, result: ExchangeResult) -> Verdict {
+    let exchange = crate::wire::ExchangeType::IKE_SA_INIT;
+    Verdict::Send { datagrams: vec![reply], events: vec![Event::Exchange { exchange, result }] }
 }

@@ -31,7 +31,7 @@ mod rekey_ike;
 mod sa;
 mod timer;
 
-pub use event::{DropReason, Event, ExchangeResult};
+pub use event::{ChildName, DropReason, Event, ExchangeResult, IkeName};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -43,13 +43,21 @@ use crate::datagram::Datagram;
 use crate::limits;
 use crate::policy::{Gateway, Identity, Pool};
 use crate::record::{Change, Guard, IkeRecord, Path, Sealed, Step, Why};
-use crate::types::{ChildSpi, MessageId, Millis, Spi};
+use crate::types::{ChildSpi, MessageId, Millis, Segment, Spi};
 use crate::wire;
 use crate::wire::ExchangeType;
 
 use cookie::CookieSecrets;
 use half_open::HalfOpenTable;
 use sa::Sa;
+
+/// The segment that a datagram belongs to, by what anybody can see of it: the top byte of our own SPI, or for the
+/// first message of a stranger a hash of where it came from (DESIGN 7). `None`: not an IKE header.
+pub fn segment_of(datagram: &Datagram) -> Option<Segment> {
+    let header = wire::Header::peek(&datagram.octets)?;
+    let ours = header.receiver_spi();
+    Some(if ours.is_zero() { Segment::of_initiator(datagram.peer, header.spi_i) } else { ours.segment() })
+}
 
 /// What the engine reads of the replicated state, and what the packet side knows. Reading changes nothing.
 pub trait View {

@@ -18,7 +18,7 @@ use super::create_child::Made;
 use super::exchange::{Answer, Ask, Conclusion, ours_survives};
 use super::inform::{being_deleted, delete_children};
 use super::keys::{self, Nonces};
-use super::{Context, Endpoint, Event, Order, negotiate};
+use super::{ChildName, Context, Endpoint, Event, Order, negotiate};
 
 impl Endpoint {
     /// The peer's request. `rekeyed` names the child by the SPI that the peer receives on.
@@ -54,7 +54,8 @@ impl Endpoint {
             steps.push(Step::Crossed { nonce: nonces.lower().to_vec(), spi: child.spi_in.0.into() });
         }
         steps.push(Step::SetChildPhase { spi_in: old.spi_in, phase: ChildPhase::Replaced });
-        let events = vec![Event::ChildRekeyed { ike: record.spi, old: old.spi_in, new: child.spi_in }];
+        let events =
+            vec![Event::ChildRekeyed { ike: record.into(), old: old.spi_in, child: (&child).into() }];
         steps.push(Step::AddChild(Box::new(child)));
         Answer { steps, payloads: answer, events, ..Answer::empty() }
     }
@@ -118,7 +119,7 @@ impl Endpoint {
                 ..Conclusion::default()
             };
         };
-        let new = child.spi_in;
+        let (new, name) = (child.spi_in, ChildName::from(&child));
         let mut steps = vec![Step::AddChild(Box::new(child))];
         //= IK-74
         if let Some((their_lower, _)) = &rekey.crossed
@@ -134,7 +135,7 @@ impl Endpoint {
             steps.push(Step::SetChildPhase { spi_in: rekey.old_spi_in, phase });
             ask = Some(delete_children(vec![rekey.old_spi_in]));
         }
-        let events = vec![Event::ChildRekeyed { ike: record.spi, old: rekey.old_spi_in, new }];
+        let events = vec![Event::ChildRekeyed { ike: record.into(), old: rekey.old_spi_in, child: name }];
         Conclusion { steps, events, ask, refused: false }
     }
 
@@ -153,7 +154,7 @@ impl Endpoint {
             if let Some(old) = old {
                 let why = Why::PeerDeleted;
                 conclusion.steps.push(Step::RemoveChild { spi_in: old.spi_in, why });
-                conclusion.events.push(Event::ChildDown { ike: record.spi, spi_in: old.spi_in, why });
+                conclusion.events.push(Event::ChildDown { ike: record.into(), child: old.into(), why });
             }
             return conclusion;
         }

@@ -30,7 +30,7 @@ impl Endpoint {
     ) -> Answer {
         match self.successor(record, payloads, ctx) {
             Ok((successor, answer)) => {
-                let new = successor.spi;
+                let (new, spis) = (successor.spi, successor.spis());
                 let mut steps = vec![Step::AddIke(Box::new(successor))];
                 let mut events = Vec::new();
                 if our_rekey(record).is_some() {
@@ -41,7 +41,7 @@ impl Endpoint {
                     steps.push(Step::Crossed { nonce: nonces.lower().to_vec(), spi: new.0 });
                 } else {
                     steps.push(Step::Inherit { by: new });
-                    events.push(Event::IkeRekeyed { old: record.spi, new });
+                    events.push(rekeyed(record, spis));
                 }
                 Answer { steps, payloads: answer, events, ..Answer::empty() }
             }
@@ -119,7 +119,7 @@ impl Endpoint {
         if let Some(error) = payloads.error() {
             let mut conclusion = Conclusion { refused: true, ..Conclusion::default() };
             match crossed {
-                Some((_, heir)) => hand_over(record, *heir, &mut conclusion),
+                Some((_, heir)) => hand_over(record, *heir, heir_spis(*heir, ctx), &mut conclusion),
                 None => self.ike_rekey_refused(record, rekey, error, ctx),
             }
             return conclusion;
@@ -131,18 +131,18 @@ impl Endpoint {
                 ..Conclusion::default()
             };
         };
-        let new = successor.spi;
+        let (new, spis) = (successor.spi, successor.spis());
         let mut conclusion = Conclusion::default();
         match crossed {
             //= IK-75
             Some((their_lower, heir)) if !ours_survives(&lower, their_lower) => {
                 let loser = IkeRecord { phase: Phase::Closing { why: Why::Rekeyed }, ..successor };
                 conclusion.steps.push(Step::AddIke(Box::new(loser)));
-                hand_over(record, *heir, &mut conclusion);
+                hand_over(record, *heir, heir_spis(*heir, ctx), &mut conclusion);
             }
             _ => {
                 conclusion.steps.push(Step::AddIke(Box::new(successor)));
-                hand_over(record, new, &mut conclusion);
+                hand_over(record, new, Some(spis), &mut conclusion);
                 conclusion.ask = Some(delete_ike());
             }
         }
@@ -177,11 +177,20 @@ fn our_rekey(record: &IkeRecord) -> Option<&IkeRekey> {
     }
 }
 
-fn hand_over(record: &IkeRecord, heir: Spi, conclusion: &mut Conclusion) {
+fn hand_over(record: &IkeRecord, heir: Spi, spis: Option<(Spi, Spi)>, conclusion: &mut Conclusion) {
     if record.phase == Phase::Established {
         conclusion.steps.push(Step::Inherit { by: heir });
-        conclusion.events.push(Event::IkeRekeyed { old: record.spi, new: heir });
+        conclusion.events.extend(spis.map(|spis| rekeyed(record, spis)));
     }
+}
+
+/// Initiator's and responder's SPI of the IKE SA that the peer's crossing rekey has made.
+pub(super) fn heir_spis(heir: Spi, ctx: &Context<'_>) -> Option<(Spi, Spi)> {
+    ctx.view.record(heir).map(|record| record.spis())
+}
+
+pub(super) fn rekeyed(old: &IkeRecord, (new_spi_i, new_spi_r): (Spi, Spi)) -> Event {
+    Event::Rekeyed { old: old.into(), new_spi_i, new_spi_r }
 }
 
 fn suite_of(chosen: IkeProposal) -> IkeSuite {
