@@ -14,7 +14,13 @@ pub mod batch;
 pub mod clock;
 pub mod drops;
 pub mod fake;
+mod mmsg;
 pub mod offload;
+pub mod poll;
+pub mod raw;
+pub mod socket;
+pub mod tun;
+pub mod udp;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -22,6 +28,11 @@ use std::os::fd::BorrowedFd;
 pub use batch::{Datagram, InnerBatch, RecvBatch, Route, SendBatch};
 pub use drops::{Drop, Drops};
 pub use offload::{Coalescer, Malformed, Offload, Segments, VirtioNetHdr};
+pub use poll::{Poller, Waker};
+pub use raw::EspSocket;
+pub use socket::OpenError;
+pub use tun::{TunDevice, TunOptions};
+pub use udp::{UdpHandle, UdpSocket};
 
 /// A socket towards the clients: UDP at one port, or protocol 50, of one address family.
 pub trait Outside: Send {
