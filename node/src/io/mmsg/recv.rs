@@ -72,7 +72,7 @@ impl Receiver {
     fn accept(&mut self, slot: usize, batch: &mut RecvBatch, drops: &mut Drops) {
         let message = &self.arrays.messages[slot];
         let (flags, len) = (message.msg_hdr.msg_flags, message.msg_len as usize);
-        let control_len = (message.msg_hdr.msg_controllen as usize).min(CONTROL_LEN);
+        let control_len = message.msg_hdr.msg_controllen.min(CONTROL_LEN);
         let told = Told::parse(&self.arrays.controls[slot].0[..control_len]);
         if let Some(overflow) = told.overflow {
             drops.count(Drop::ReceiveQueue, u64::from(overflow.wrapping_sub(self.overflow)));
