@@ -400,3 +400,165 @@ impl std::fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::samples;
+
+    type Shelf = BTreeMap<Spi, Arc<IkeRecord>>;
+
+    fn shelf(records: &[&IkeRecord]) -> Shelf {
+        records.iter().map(|&record| (record.spi, Arc::new(record.clone()))).collect()
+    }
+
+    fn change(record: &IkeRecord, steps: Vec<Step>) -> Change {
+        let guard = Guard { segment: record.segment(), epoch: Epoch(3), incarnation: Incarnation(9) };
+        Change { guard, spi: record.spi, revision: record.revision, at: Millis(0), steps }
+    }
+
+    fn apply(shelf: &Shelf, change: &Change) -> Result<Writes, Refusal> {
+        change.apply(&|spi| shelf.get(&spi).cloned())
+    }
+
+    #[test]
+    fn of_two_changes_on_one_revision_one_counts() {
+        let record = samples::record(1);
+        let mut shelf = shelf(&[&record]);
+        let first = change(&record, vec![Step::Answered { message_id: record.expected, octets: vec![1] }]);
+        let second = change(&record, vec![Step::Answered { message_id: record.expected, octets: vec![2] }]);
+        let writes = apply(&shelf, &first).unwrap();
+        let written = writes[&record.spi].clone().unwrap();
+        assert_eq!(written.revision, record.revision.next());
+        shelf.insert(record.spi, Arc::new(written));
+        assert_eq!(apply(&shelf, &second), Err(Refusal::Stale));
+    }
+
+    //= test IK-13
+    //= test IK-16
+    #[test]
+    fn message_ids_move_by_one_and_one_request_is_outstanding() {
+        let record = samples::record(1);
+        let shelf = shelf(&[&record]);
+        let ask = |id| {
+            Step::Asked(Box::new(Outstanding { message_id: id, octets: vec![7], purpose: Purpose::Liveness }))
+        };
+        let next = record.next_request;
+        for (steps, result) in [
+            (vec![ask(next)], Ok(())),
+            (vec![ask(next.next().unwrap())], Err(Refusal::OutOfOrder)),
+            (vec![ask(next), ask(next.next().unwrap())], Err(Refusal::OutOfOrder)),
+            (vec![ask(next), Step::Concluded { message_id: next }, ask(next.next().unwrap())], Ok(())),
+            (vec![Step::Concluded { message_id: next }], Err(Refusal::OutOfOrder)),
+            (
+                vec![Step::Answered { message_id: record.expected.next().unwrap(), octets: vec![] }],
+                Err(Refusal::OutOfOrder),
+            ),
+        ] {
+            assert_eq!(apply(&shelf, &change(&record, steps.clone())).map(|_| ()), result, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_step_undoes_those_before_it() {
+        let record = samples::record(1);
+        let shelf = shelf(&[&record]);
+        let steps = vec![
+            Step::Answered { message_id: record.expected, octets: vec![1] },
+            Step::RemoveChild { spi_in: ChildSpi(0x0100_ffff), why: Why::PeerDeleted },
+        ];
+        assert_eq!(apply(&shelf, &change(&record, steps)), Err(Refusal::NotFound));
+        assert_eq!(*shelf[&record.spi], record);
+    }
+
+    #[test]
+    fn a_successor_inherits_children_and_addresses() {
+        let record = samples::record(1);
+        let mut successor = samples::record(1);
+        successor.spi = Spi(record.spi.0 + 1);
+        successor.children.clear();
+        successor.inner_addresses.clear();
+        let shelf = shelf(&[&record]);
+        let steps = vec![Step::AddIke(Box::new(successor.clone())), Step::Inherit { by: successor.spi }];
+        let writes = apply(&shelf, &change(&record, steps)).unwrap();
+        let (old, new) = (writes[&record.spi].as_ref().unwrap(), writes[&successor.spi].as_ref().unwrap());
+        assert_eq!(old.phase, Phase::Replaced { successor: successor.spi });
+        assert!(old.children.is_empty() && old.inner_addresses.is_empty());
+        assert_eq!(new.children, record.children, "numbers and keys go along unchanged");
+        assert_eq!(new.inner_addresses, record.inner_addresses);
+    }
+
+    #[test]
+    fn the_first_reason_of_an_end_stays() {
+        let record = samples::record(1);
+        let shelf = shelf(&[&record]);
+        let close = |why| Step::SetPhase(Phase::Closing { why });
+        let writes =
+            apply(&shelf, &change(&record, vec![close(Why::Expired), close(Why::Terminated)])).unwrap();
+        assert_eq!(writes[&record.spi].as_ref().unwrap().phase, Phase::Closing { why: Why::Expired });
+    }
+
+    #[test]
+    fn superseding_is_silent_or_told() {
+        let (old, new) = (samples::record(1), samples::record(2));
+        let shelf = shelf(&[&old]);
+        for (silently, left) in [(true, false), (false, true)] {
+            let mut establish = change(
+                &new,
+                vec![Step::Supersede { spi: old.spi, silently }, Step::Establish(Box::new(new.clone()))],
+            );
+            establish.revision = Revision(0);
+            let writes = apply(&shelf, &establish).unwrap();
+            assert_eq!(writes[&old.spi].is_some(), left);
+            if let Some(old) = &writes[&old.spi] {
+                assert_eq!(old.phase, Phase::Closing { why: Why::Superseded });
+                assert!(old.children.is_empty() && old.inner_addresses.is_empty());
+            }
+        }
+    }
+
+    //= test AL-2
+    #[test]
+    fn granted_numbers_are_never_granted_again() {
+        let mut child = samples::child(1);
+        child.granted = EspSeq(0);
+        child.block = Block::NONE;
+        let block = |epoch, first, last| {
+            Some(Block { epoch: Epoch(epoch), first: EspSeq(first), last: EspSeq(last) })
+        };
+        assert_eq!(child.grant(Epoch(3), 10), block(3, 1, 10));
+        assert_eq!(child.grant(Epoch(3), 5), block(3, 1, 15), "of one epoch: a longer block");
+        assert_eq!(child.grant(Epoch(4), 5), block(4, 16, 20), "of a new epoch: a fresh one");
+        assert_eq!(child.grant(Epoch(4), 0), None);
+        child.suite.esn = false;
+        child.granted = EspSeq(u64::from(u32::MAX) - 2);
+        assert_eq!(child.grant(Epoch(5), 100), block(5, u64::from(u32::MAX) - 1, u64::from(u32::MAX)));
+        assert_eq!(child.grant(Epoch(5), 1), None, "without ESN the counter does not cycle");
+    }
+
+    #[test]
+    fn changes_keep_their_meaning_on_disk() {
+        let record = samples::record(1);
+        let all = vec![
+            Step::Establish(Box::new(record.clone())),
+            Step::Supersede { spi: Spi(5), silently: true },
+            Step::Answered { message_id: MessageId(3), octets: vec![1, 2] },
+            Step::Asked(Box::new(samples::child_rekey())),
+            Step::Asked(Box::new(samples::ike_rekey())),
+            Step::Concluded { message_id: MessageId(4) },
+            Step::Crossed { nonce: vec![8; 32], spi: 77 },
+            Step::AddChild(Box::new(samples::child(1))),
+            Step::SetChildPhase { spi_in: ChildSpi(300), phase: ChildPhase::Replaced },
+            Step::RemoveChild { spi_in: ChildSpi(300), why: Why::Rekeyed },
+            Step::AddIke(Box::new(record.clone())),
+            Step::Inherit { by: Spi(6) },
+            Step::SetPhase(Phase::Replaced { successor: Spi(7) }),
+            Step::Moved(record.path),
+            Step::Remove { why: Why::PeerSilent },
+        ];
+        let change = change(&record, all);
+        assert_eq!(Change::decode(&change.encode()).unwrap(), change);
+        assert!(Change::decode(&change.encode()[1..]).is_err());
+        assert_eq!(IkeRecord::decode(&record.encode()).unwrap(), record);
+    }
+}

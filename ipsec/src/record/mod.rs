@@ -12,6 +12,8 @@
 
 mod change;
 mod codec;
+#[cfg(test)]
+pub(crate) mod samples;
 mod sealed;
 
 pub use change::{Change, Guard, Refusal, Step};
