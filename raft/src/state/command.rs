@@ -1,0 +1,80 @@
+//! Everything that can be done to the replicated state. One command is one log entry.
+//!
+//! The proposer chooses time, randomness and order and writes them down here; apply adds nothing of its own. Where
+//! a command depends on what its proposer saw, it says so (a guard, an expected epoch, revision or version), and
+//! apply refuses it when that has changed meanwhile.
+//!
+//! The form in the log is in `codec`.
+
+use ipsec::record::Change;
+use ipsec::types::Millis;
+
+use super::blocks::Reserve;
+use super::config::Configure;
+use super::cookies::RotateCookieSecret;
+use super::members::{NewMember, NodeId, Start};
+use super::segments::{Assign, Drain};
+use super::version::ClusterId;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// The first of all.
+    CreateCluster(CreateCluster),
+    /// The id of the new member is this command's log index.
+    AddMember(AddMember),
+    /// A process of a member has started.
+    Incarnate {
+        node: NodeId,
+        start: Start,
+    },
+    /// It must own nothing any more.
+    RemoveMember {
+        node: NodeId,
+    },
+    Assign(Assign),
+    Drain(Drain),
+    /// A change to an IKE SA.
+    Sa(Change),
+    Reserve(Reserve),
+    Configure(Configure),
+    RotateCookieSecret(RotateCookieSecret),
+    SetClusterVersion(u32),
+}
+
+/// What `init` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateCluster {
+    pub name: String,
+    pub id: ClusterId,
+    /// The first member joined before there was a state: with Raft's initial membership, so below this index.
+    pub founder: NodeId,
+    pub founder_as: NewMember,
+    /// UTC.
+    pub at: Millis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddMember {
+    pub member: NewMember,
+    /// UTC.
+    pub at: Millis,
+}
+
+impl Command {
+    /// One word for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Command::CreateCluster(_) => "create-cluster",
+            Command::AddMember(_) => "add-member",
+            Command::Incarnate { .. } => "incarnate",
+            Command::RemoveMember { .. } => "remove-member",
+            Command::Assign(_) => "assign",
+            Command::Drain(_) => "drain",
+            Command::Sa(_) => "sa",
+            Command::Reserve(_) => "reserve",
+            Command::Configure(_) => "configure",
+            Command::RotateCookieSecret(_) => "rotate-cookie-secret",
+            Command::SetClusterVersion(_) => "set-cluster-version",
+        }
+    }
+}

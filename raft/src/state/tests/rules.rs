@@ -1,0 +1,316 @@
+//! Members, segments, blocks, configuration, cookies, version: one table a rule.
+
+use ipsec::limits::{FIRST_BLOCK, LARGEST_BLOCK};
+use ipsec::record;
+
+use super::*;
+
+const DEPOSED: Refusal = Refusal::Record(record::Refusal::Deposed);
+
+fn one(epoch: u32) -> Vec<(Segment, Epoch)> {
+    vec![(SEG, Epoch(epoch))]
+}
+
+#[test]
+fn a_cluster_comes_first_and_once() {
+    let mut world = World { index: 1, ..World::default() };
+    for command in [add("b"), start(A, RUN_A), configure(0, ""), rotate(0, 1), Command::SetClusterVersion(2)]
+    {
+        assert_eq!(world.refused(command), Refusal::NoCluster);
+    }
+    world.done(create());
+    assert_eq!(world.refused(create()), Refusal::AlreadyCreated);
+    assert_eq!(world.state.cluster().expect("created").name, "bridge");
+}
+
+#[test]
+fn the_founder_joined_before_the_state() {
+    let mut world = World { index: 4, ..World::default() };
+    let Command::CreateCluster(create) = create() else { panic!() };
+    let of = |id| Command::CreateCluster(CreateCluster { founder: NodeId(id), ..create.clone() });
+    assert_eq!(world.refused(of(9)), Refusal::UnknownNode);
+    assert_eq!(world.done(of(1)), Effect::Joined(NodeId(1)));
+}
+
+#[test]
+fn a_node_id_is_the_index_of_its_join_and_never_comes_back() {
+    let mut world = World::new();
+    let index = world.index + 1;
+    assert_eq!(world.done(add("b")), Effect::Joined(NodeId(index)));
+    assert_eq!(world.refused(add("b")), Refusal::NameTaken);
+    world.done(Command::RemoveMember { node: NodeId(index) });
+    let Effect::Joined(again) = world.done(add("b")) else { panic!() };
+    assert!(again > NodeId(index));
+    assert_eq!(world.refused(start(NodeId(index), RUN_B)), Refusal::UnknownNode);
+}
+
+#[test]
+fn what_a_member_may_be() {
+    let mut world = World::new();
+    let member = |name: &str, address: &str, speaks| {
+        let member = NewMember { name: name.into(), address: address.into(), software: "1".into(), speaks };
+        Command::AddMember(AddMember { member, at: Millis(1) })
+    };
+    let long = "x".repeat(65);
+    for (name, address, speaks, refusal) in [
+        ("", "h:1", 1, Refusal::BadName),
+        ("a b", "h:1", 1, Refusal::BadName),
+        (&long, "h:1", 1, Refusal::BadName),
+        ("b", "", 1, Refusal::BadAddress),
+        ("b", "h :1", 1, Refusal::BadAddress),
+        ("b", "h:1", 0, Refusal::SoftwareTooOld { needs: 1 }),
+    ] {
+        assert_eq!(world.refused(member(name, address, speaks)), refusal, "{name:?} {address:?}");
+    }
+    for n in 1..limits::MEMBERS_MAX {
+        world.done(add(&format!("n{n}")));
+    }
+    assert_eq!(world.refused(add("one-more")), Refusal::TooManyMembers);
+}
+
+#[test]
+fn a_start_orphans_what_the_process_before_it_owned() {
+    let mut world = World::new();
+    world.establish(spi(SEG, 1), child_spi(SEG, 1), "alice", &[]);
+    assert_eq!(world.done(start(A, RUN_A)), Effect::Unchanged);
+    assert_eq!(world.refused(start(A, Incarnation(0))), Refusal::BadIncarnation);
+
+    let old = world.guard(SEG);
+    let outcome = world.apply(start(A, Incarnation(0xa2)));
+    assert_eq!(outcome.touched.len(), 257, "the members and all segments");
+    assert_eq!(world.state.segment(SEG).state, SegmentState::Orphaned);
+    assert!(!world.state.holds(&old));
+    assert_eq!(world.refused(reserve(old, spi(SEG, 1), child_spi(SEG, 1), 5)), DEPOSED);
+    let early = Guard { incarnation: Incarnation(0xa2), ..old };
+    assert_eq!(world.refused(reserve(early, spi(SEG, 1), child_spi(SEG, 1), 5)), DEPOSED);
+
+    assert_eq!(world.refused(assign(one(1), A, RUN_A)), Refusal::NotRunning);
+    world.done(assign(one(1), A, Incarnation(0xa2)));
+    assert_eq!(world.state.segment(SEG).state, SegmentState::Owned);
+    assert!(!world.state.holds(&early), "epoch 1 is over");
+    assert!(world.state.holds(&Guard { epoch: Epoch(2), ..early }));
+}
+
+#[test]
+fn two_nodes_share_no_incarnation() {
+    let (mut world, b) = World::with_b();
+    assert_eq!(world.refused(start(b, RUN_A)), Refusal::BadIncarnation);
+    world.done(start(b, Incarnation(0xb2)));
+}
+
+#[test]
+fn assignments_that_are_refused() {
+    let (mut world, b) = World::with_b();
+    let with_standby = |standby| {
+        let Command::Assign(assign) = assign(one(1), b, RUN_B) else { panic!() };
+        Command::Assign(Assign { standby, ..assign })
+    };
+    let twice = vec![(SEG, Epoch(1)), (SEG, Epoch(1))];
+    let unsorted = vec![(Segment(9), Epoch(1)), (SEG, Epoch(1))];
+    let changed = |current| Refusal::EpochChanged { segment: SEG, current: Epoch(current) };
+    for (command, refusal) in [
+        (assign(one(1), NodeId(999), RUN_B), Refusal::UnknownNode),
+        (assign(one(1), b, RUN_A), Refusal::NotRunning),
+        (assign(one(1), b, Incarnation(0)), Refusal::NotRunning),
+        (assign(one(0), b, RUN_B), changed(1)),
+        (assign(one(2), b, RUN_B), changed(1)),
+        (assign(Vec::new(), b, RUN_B), Refusal::BadSegments),
+        (assign(twice, b, RUN_B), Refusal::BadSegments),
+        (assign(unsorted, b, RUN_B), Refusal::BadSegments),
+        (assign(vec![(Segment(3), Epoch(1)), (SEG, Epoch(5))], b, RUN_B), changed(1)),
+        (with_standby(Some(b)), Refusal::StandbyIsOwner),
+        (with_standby(Some(NodeId(998))), Refusal::UnknownNode),
+    ] {
+        assert_eq!(world.refused(command.clone()), refusal, "{command:?}");
+    }
+    assert_eq!(world.done(with_standby(Some(A))), Effect::Assigned(vec![(SEG, Epoch(2))]));
+    assert_eq!(world.refused(with_standby(Some(A))), changed(2));
+}
+
+#[test]
+fn the_last_epoch_is_the_last() {
+    let mut world = World::new();
+    for state in [&mut world.state, &mut world.twin] {
+        let mut segments = Segments::default();
+        for (segment, grant) in state.segments.assigned() {
+            segments.restore(segment, Grant { epoch: Epoch(Epoch::MAX.0 - 1), ..grant }).unwrap();
+        }
+        state.segments = segments;
+    }
+    world.done(assign(one(Epoch::MAX.0 - 1), A, RUN_A));
+    let refusal = world.refused(assign(one(Epoch::MAX.0), A, RUN_A));
+    assert_eq!(refusal, Refusal::EpochsExhausted { segment: SEG });
+}
+
+#[test]
+fn an_assignment_gives_every_child_a_fresh_block() {
+    let (mut world, b) = World::with_b();
+    let other = Segment(8);
+    world.establish(spi(SEG, 1), child_spi(SEG, 1), "alice", &[]);
+    world.establish(spi(other, 1), child_spi(other, 1), "bob", &[]);
+    let old = world.guard(SEG);
+    world.done(reserve(old, spi(SEG, 1), child_spi(SEG, 1), 500));
+    let block = |world: &World, segment| world.state.find_child(child_spi(segment, 1)).unwrap().1.block;
+    let first = |epoch, first, last| Block { epoch: Epoch(epoch), first: EspSeq(first), last: EspSeq(last) };
+    assert_eq!(block(&world, SEG), first(1, 1, FIRST_BLOCK + 500));
+
+    world.done(assign(one(1), b, RUN_B));
+    assert_eq!(block(&world, SEG), first(2, FIRST_BLOCK + 501, 2 * FIRST_BLOCK + 500));
+    assert_eq!(block(&world, other), first(1, 1, FIRST_BLOCK), "other segments keep theirs");
+    assert_eq!(world.refused(reserve(old, spi(SEG, 1), child_spi(SEG, 1), 5)), DEPOSED);
+    let guard = world.guard(SEG);
+    world.done(reserve(guard, spi(SEG, 1), child_spi(SEG, 1), 5));
+    assert_eq!(block(&world, SEG), first(2, FIRST_BLOCK + 501, 2 * FIRST_BLOCK + 505), "it grows");
+}
+
+#[test]
+fn guards_name_segment_epoch_and_incarnation() {
+    let mut world = World::new();
+    world.establish(spi(SEG, 1), child_spi(SEG, 1), "alice", &[]);
+    let right = world.guard(SEG);
+    let wrong = [
+        Guard { epoch: Epoch(0), ..right },
+        Guard { epoch: Epoch(2), ..right },
+        Guard { incarnation: RUN_B, ..right },
+        Guard { incarnation: Incarnation(0), ..right },
+    ];
+    for guard in wrong {
+        assert_eq!(world.refused(reserve(guard, spi(SEG, 1), child_spi(SEG, 1), 5)), DEPOSED);
+        let change = Change { guard, ..world.change(spi(SEG, 1), vec![]) };
+        assert_eq!(world.refused(Command::Sa(change)), DEPOSED);
+    }
+    // A guard for another segment than that of the SA opens nothing.
+    let elsewhere = world.guard(Segment(8));
+    let spi_taken = Refusal::Record(record::Refusal::SpiTaken);
+    assert_eq!(world.refused(reserve(elsewhere, spi(SEG, 1), child_spi(SEG, 1), 5)), spi_taken);
+    let change = Change { guard: elsewhere, ..world.change(spi(SEG, 1), vec![]) };
+    assert_eq!(world.refused(Command::Sa(change)), spi_taken);
+}
+
+//= test AL-2
+#[test]
+fn numbers_without_esn_end_at_the_32_bit_limit() {
+    let mut world = World::new();
+    let (ike, child) = (spi(SEG, 1), child_spi(SEG, 1));
+    world.establish(ike, child, "alice", &[]);
+    let guard = world.guard(SEG);
+    let last = u64::from(u32::MAX);
+    let mut granted = FIRST_BLOCK;
+    while granted < last {
+        let Effect::Reserved(reserved) = world.done(reserve(guard, ike, child, u64::MAX)) else { panic!() };
+        let block = reserved.granted[0].1;
+        assert_eq!(block.last.0, (granted + LARGEST_BLOCK).min(last));
+        granted = block.last.0;
+    }
+    let Effect::Reserved(reserved) = world.done(reserve(guard, ike, child, 1)) else { panic!() };
+    assert_eq!(reserved.passed_over, [(child, record::Refusal::Exhausted)]);
+    // A new owner gets an empty block: it sends nothing.
+    world.done(assign(one(1), A, RUN_A));
+    let block = world.state.find_child(child).unwrap().1.block;
+    assert!(block.epoch == Epoch(2) && block.first > block.last);
+}
+
+#[test]
+fn a_reservation_passes_over_what_is_gone() {
+    let mut world = World::new();
+    world.establish(spi(SEG, 1), child_spi(SEG, 1), "alice", &[]);
+    world.establish(spi(SEG, 2), child_spi(SEG, 2), "bob", &[]);
+    let wanted = |ike, child, count| Wanted { ike: spi(SEG, ike), child: child_spi(SEG, child), count };
+    let children = vec![wanted(1, 1, 7), wanted(1, 9, 7), wanted(1, 2, 7), wanted(3, 3, 7), wanted(2, 2, 0)];
+    let command = Command::Reserve(Reserve { guard: world.guard(SEG), children });
+    let outcome = world.apply(command);
+    let Ok(Effect::Reserved(reserved)) = outcome.result else { panic!() };
+    let granted: Vec<ChildSpi> = reserved.granted.iter().map(|(child, _)| *child).collect();
+    assert_eq!(granted, [child_spi(SEG, 1)]);
+    assert_eq!(reserved.passed_over.len(), 4);
+    assert_eq!(outcome.touched, [Touched::Ike(spi(SEG, 1))]);
+}
+
+#[test]
+fn a_planned_move() {
+    let (mut world, b) = World::with_b();
+    let drain = |to, epoch| Command::Drain(Drain { segments: one(epoch), to });
+    assert_eq!(world.refused(drain(A, 1)), Refusal::StandbyIsOwner);
+    assert_eq!(world.refused(drain(NodeId(999), 1)), Refusal::UnknownNode);
+    world.done(drain(b, 1));
+    let grant = world.state.segment(SEG);
+    assert_eq!((grant.state, grant.standby), (SegmentState::Draining, Some(b)));
+    assert!(world.state.holds(&world.guard(SEG)), "the owner goes on");
+    // The target leaves again: the owner stays.
+    world.done(Command::RemoveMember { node: b });
+    assert_eq!(world.state.segment(SEG).state, SegmentState::Owned);
+    world.done(start(A, Incarnation(0xa2)));
+    let Effect::Joined(c) = world.done(add("c")) else { panic!() };
+    assert_eq!(world.refused(drain(c, 1)), Refusal::NotInThisState { segment: SEG });
+}
+
+#[test]
+fn an_owner_is_not_removed() {
+    let (mut world, b) = World::with_b();
+    assert_eq!(world.refused(Command::RemoveMember { node: NodeId(999) }), Refusal::UnknownNode);
+    world.done(assign(one(1), b, RUN_B));
+    assert_eq!(world.refused(Command::RemoveMember { node: b }), Refusal::OwnsSegments);
+    world.done(assign(one(2), A, RUN_A));
+    world.done(Command::RemoveMember { node: b });
+    let mut alone = World { index: 1, ..World::default() };
+    alone.done(create());
+    assert_eq!(alone.refused(Command::RemoveMember { node: A }), Refusal::LastMember);
+}
+
+#[test]
+fn configuration_revisions() {
+    let mut world = World::new();
+    assert_eq!(world.refused(configure(1, "x")), Refusal::ConfigurationChanged { current: 0 });
+    for revision in 1..=40 {
+        let text = format!("version = {revision}");
+        assert_eq!(world.done(configure(revision - 1, &text)), Effect::Configured(revision));
+    }
+    assert_eq!(world.refused(configure(39, "x")), Refusal::ConfigurationChanged { current: 40 });
+    let too_large = "x".repeat(limits::CONFIGURATION_LEN_MAX + 1);
+    assert_eq!(world.refused(configure(40, &too_large)), Refusal::TooLarge);
+    let kept: Vec<u64> = world.state.history().map(|it| it.revision).collect();
+    assert_eq!(kept, (9..=40).collect::<Vec<u64>>());
+    let old = world.state.revision(9).expect("kept").clone();
+    assert_eq!(old.files["b.psk"], secret(5));
+    assert!(world.state.revision(8).is_none());
+    // A rollback is the old text under a new number.
+    world.done(configure(40, &old.toml));
+    assert_eq!(world.state.configuration().expect("one").toml, "version = 9");
+}
+
+#[test]
+fn cookie_secrets() {
+    let mut world = World::new();
+    let short = RotateCookieSecret { expected_version: 0, secret: secret(1), at: Millis(1) };
+    assert_eq!(world.refused(Command::RotateCookieSecret(short)), Refusal::BadCookieSecret);
+    for version in 1..=3 {
+        assert_eq!(world.done(rotate(version - 1, version as u8)), Effect::CookieSecret(version));
+    }
+    assert_eq!(world.refused(rotate(2, 9)), Refusal::CookieSecretChanged { current: 3 });
+    assert_eq!(world.refused(rotate(3, 3)), Refusal::BadCookieSecret, "a rotation brings another secret");
+    let cookies = world.state.cookies();
+    for (version, octet) in [(0, None), (1, None), (2, Some(2)), (3, Some(3)), (4, None)] {
+        let first = cookies.secret(version).map(|secret| secret.as_bytes()[0]);
+        assert_eq!(first, octet, "version {version}");
+    }
+}
+
+#[test]
+fn a_version_starts_when_all_speak_it() {
+    let (mut world, b) = World::with_b();
+    let upgraded = |node, incarnation, speaks| {
+        let Command::Incarnate { node, start } = start(node, incarnation) else { panic!() };
+        Command::Incarnate { node, start: Start { speaks, ..start } }
+    };
+    let set = Command::SetClusterVersion(2);
+    assert_eq!(world.refused(Command::SetClusterVersion(1)), Refusal::VersionNotHigher { current: 1 });
+    assert_eq!(world.refused(set.clone()), Refusal::VersionNotSpoken { node: A });
+    world.done(upgraded(A, Incarnation(0xa2), 2));
+    assert_eq!(world.refused(set.clone()), Refusal::VersionNotSpoken { node: b });
+    world.done(upgraded(b, Incarnation(0xb2), 3));
+    world.done(set.clone());
+    assert_eq!(world.refused(set), Refusal::VersionNotHigher { current: 2 });
+    let too_old = Refusal::SoftwareTooOld { needs: 2 };
+    assert_eq!(world.refused(upgraded(b, Incarnation(0xb3), 1)), too_old);
+    assert_eq!(world.refused(add("c")), too_old);
+}
