@@ -148,6 +148,8 @@ pub(super) mod pb {
         pub speaks: u32,
         #[prost(uint64, tag = "6")]
         pub at: u64,
+        #[prost(fixed64, tag = "7")]
+        pub expected: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -253,13 +255,14 @@ impl From<&Command> for pb::Kind {
             Command::AddMember(it) => {
                 pb::Kind::AddMember(pb::AddMember { member: Some((&it.member).into()), at: it.at.0 })
             }
-            Command::Incarnate { node, start } => pb::Kind::Incarnate(pb::Incarnate {
+            Command::Incarnate { node, expected, start } => pb::Kind::Incarnate(pb::Incarnate {
                 node: node.0,
                 incarnation: start.incarnation.0,
                 address: start.address.clone(),
                 software: start.software.clone(),
                 speaks: start.speaks,
                 at: start.at.0,
+                expected: expected.0,
             }),
             Command::RemoveMember { node } => pb::Kind::RemoveMember(node.0),
             Command::Assign(it) => pb::Kind::Assign(pb::Assign {
@@ -319,6 +322,7 @@ impl TryFrom<pb::Kind> for Command {
             }),
             pb::Kind::Incarnate(it) => Command::Incarnate {
                 node: NodeId(it.node),
+                expected: Incarnation(it.expected),
                 start: Start {
                     incarnation: Incarnation(it.incarnation),
                     address: it.address,

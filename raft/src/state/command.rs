@@ -7,7 +7,7 @@
 //! The form in the log is in `codec`.
 
 use ipsec::record::Change;
-use ipsec::types::Millis;
+use ipsec::types::{Incarnation, Millis};
 
 use super::blocks::Reserve;
 use super::config::Configure;
@@ -22,9 +22,11 @@ pub enum Command {
     CreateCluster(CreateCluster),
     /// The id of the new member is this command's log index.
     AddMember(AddMember),
-    /// A process of a member has started.
+    /// A process of a member has started. `expected`: the one before it, so that a late copy of an older start
+    /// does not depose a younger process.
     Incarnate {
         node: NodeId,
+        expected: Incarnation,
         start: Start,
     },
     /// It must own nothing any more.

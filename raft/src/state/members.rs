@@ -121,23 +121,24 @@ impl Members {
     pub(super) fn incarnate(
         &mut self,
         node: NodeId,
+        expected: Incarnation,
         start: &Start,
         cluster_version: u32,
     ) -> Result<bool, Refusal> {
-        if start.incarnation == Incarnation(0) {
-            return Err(Refusal::BadIncarnation);
-        }
         check_texts(&start.address, &start.software)?;
         if start.speaks < cluster_version {
             return Err(Refusal::SoftwareTooOld { needs: cluster_version });
         }
         let taken = self.iter().any(|member| member.id != node && member.incarnation == start.incarnation);
-        let member = self.table.get_mut(&node).ok_or(Refusal::UnknownNode)?;
-        if taken {
+        if taken || start.incarnation == Incarnation(0) {
             return Err(Refusal::BadIncarnation);
         }
+        let member = self.table.get_mut(&node).ok_or(Refusal::UnknownNode)?;
         if member.incarnation == start.incarnation {
             return Ok(false);
+        }
+        if member.incarnation != expected {
+            return Err(Refusal::IncarnationChanged { current: member.incarnation });
         }
         let member = Arc::make_mut(member);
         member.incarnation = start.incarnation;

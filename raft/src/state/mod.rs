@@ -95,11 +95,11 @@ impl State {
                 self.members.add(id, &add.member, add.at, version)?;
                 Ok((Effect::Joined(id), vec![Touched::Members]))
             }
-            Command::Incarnate { node, start } => {
-                if !self.members.incarnate(*node, start, version)? {
+            Command::Incarnate { node, expected, start } => {
+                if !self.members.incarnate(*node, *expected, start, version)? {
                     return Ok((Effect::Unchanged, Vec::new()));
                 }
-                let orphaned = self.segments.orphan(*node, start.incarnation);
+                let orphaned = self.segments.orphan(*node, start.incarnation)?;
                 Ok((Effect::Done, touch_segments(orphaned, Touched::Members)))
             }
             Command::RemoveMember { node } => {

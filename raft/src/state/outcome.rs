@@ -6,7 +6,7 @@
 use std::fmt;
 
 use ipsec::record::{self, Block};
-use ipsec::types::{ChildSpi, Epoch, Segment, Spi};
+use ipsec::types::{ChildSpi, Epoch, Incarnation, Segment, Spi};
 
 use super::members::NodeId;
 
@@ -71,8 +71,12 @@ pub enum Refusal {
     TooManyMembers,
     LastMember,
     UnknownNode,
-    /// Zero, or of another node.
+    /// Zero, of another node, or named by a grant: only fresh ones count.
     BadIncarnation,
+    /// Another process of the node has started meanwhile.
+    IncarnationChanged {
+        current: Incarnation,
+    },
     /// Another process of the node runs than the one named.
     NotRunning,
     /// Its segments must be assigned elsewhere first.
@@ -141,6 +145,9 @@ impl fmt::Display for Refusal {
             Refusal::CookieSecretChanged { current } => {
                 return write!(f, "the cookie secret is at version {current} meanwhile");
             }
+            Refusal::IncarnationChanged { current } => {
+                return write!(f, "process {current} of that node has started meanwhile");
+            }
             Refusal::VersionNotHigher { current } => {
                 return write!(f, "the cluster is at version {current} already");
             }
@@ -155,7 +162,7 @@ impl fmt::Display for Refusal {
             Refusal::TooManyMembers => "the cluster has its most members",
             Refusal::LastMember => "the last member stays",
             Refusal::UnknownNode => "no such member",
-            Refusal::BadIncarnation => "the incarnation is zero or of another node",
+            Refusal::BadIncarnation => "the incarnation is zero or was used before",
             Refusal::NotRunning => "another process of that node is running",
             Refusal::OwnsSegments => "the node still owns segments",
             Refusal::BadSegments => "the segments are none or not in order",

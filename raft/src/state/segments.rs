@@ -214,16 +214,17 @@ impl Segments {
     }
 
     /// A new process of `node` runs: what an earlier one served is without a server. Returns which.
-    pub(super) fn orphan(&mut self, node: NodeId, running: Incarnation) -> Vec<Segment> {
+    pub(super) fn orphan(&mut self, node: NodeId, running: Incarnation) -> Result<Vec<Segment>, Refusal> {
+        let owner = Owner { node, incarnation: running };
+        if self.assigned().any(|(_, grant)| grant.owner == Some(owner)) {
+            return Err(Refusal::BadIncarnation);
+        }
         let left: Vec<(Segment, Grant)> =
             self.owned_by(node).filter(|(_, grant)| grant.state.is_served()).collect();
         for &(segment, grant) in &left {
-            let owner = grant.owner.expect("filtered by owner");
-            assert_ne!(owner.incarnation, running, "a process owns nothing before it starts");
-            self.set(segment, Grant { state: SegmentState::Orphaned, ..grant })
-                .expect("a served segment may be orphaned");
+            self.set(segment, Grant { state: SegmentState::Orphaned, ..grant })?;
         }
-        left.into_iter().map(|(segment, _)| segment).collect()
+        Ok(left.into_iter().map(|(segment, _)| segment).collect())
     }
 
     /// A member leaves: it must own nothing, and is standby for nothing any more. Returns which it stood by for.

@@ -35,7 +35,7 @@ fn commands() -> Vec<(&'static str, Command)> {
     vec![
         ("create-cluster", create()),
         ("add-member", add("edge-2")),
-        ("incarnate", start(NodeId(5), RUN_B)),
+        ("incarnate", start_after(RUN_A, NodeId(5), RUN_B)),
         ("remove-member", Command::RemoveMember { node: NodeId(5) }),
         ("assign", Command::Assign(Assign { standby: Some(NodeId(5)), ..assign })),
         ("drain", Command::Drain(Drain { segments: vec![(SEG, Epoch(2))], to: NodeId(5) })),

@@ -71,7 +71,10 @@ impl History {
         let records: Vec<Spi> = self.world.state.records().map(|record| record.spi).collect();
         let chosen = records.get(usize::from(which) % records.len().max(1)).copied();
         match (what % 20, chosen) {
-            (0, _) => start(node, self.fresh_run(how)),
+            (0, _) => {
+                let run = self.fresh_run(how);
+                self.world.start(node, run)
+            }
             (1 | 2, _) => self.assign(segment, node, how),
             (3, _) => {
                 let segments = vec![(segment, self.world.state.segment(segment).epoch)];
@@ -213,7 +216,7 @@ proptest! {
         // The restored replica goes on like the others.
         let index = state.applied() + 1;
         let mut original = state.clone();
-        for (n, command) in [start(A, Incarnation(0xffff)), configure(0, "x"), rotate(0, 1)].iter().enumerate() {
+        for (n, command) in [start_after(RUN_A, A, Incarnation(0xffff)), configure(0, "x"), rotate(0, 1)].iter().enumerate() {
             let index = index + n as u64;
             prop_assert_eq!(again.apply(index, command), original.apply(index, command));
         }

@@ -14,7 +14,8 @@ fn one(epoch: u32) -> Vec<(Segment, Epoch)> {
 #[test]
 fn a_cluster_comes_first_and_once() {
     let mut world = World { index: 1, ..World::default() };
-    for command in [add("b"), start(A, RUN_A), configure(0, ""), rotate(0, 1), Command::SetClusterVersion(2)]
+    for command in
+        [add("b"), start_after(NONE, A, RUN_A), configure(0, ""), rotate(0, 1), Command::SetClusterVersion(2)]
     {
         assert_eq!(world.refused(command), Refusal::NoCluster);
     }
@@ -41,7 +42,7 @@ fn a_node_id_is_the_index_of_its_join_and_never_comes_back() {
     world.done(Command::RemoveMember { node: NodeId(index) });
     let Effect::Joined(again) = world.done(add("b")) else { panic!() };
     assert!(again > NodeId(index));
-    assert_eq!(world.refused(start(NodeId(index), RUN_B)), Refusal::UnknownNode);
+    assert_eq!(world.refused(start_after(NONE, NodeId(index), RUN_B)), Refusal::UnknownNode);
 }
 
 #[test]
@@ -72,17 +73,22 @@ fn what_a_member_may_be() {
 fn a_start_orphans_what_the_process_before_it_owned() {
     let mut world = World::new();
     world.establish(spi(SEG, 1), child_spi(SEG, 1), "alice", &[]);
-    assert_eq!(world.done(start(A, RUN_A)), Effect::Unchanged);
-    assert_eq!(world.refused(start(A, Incarnation(0))), Refusal::BadIncarnation);
+    assert_eq!(world.done(start_after(NONE, A, RUN_A)), Effect::Unchanged, "a copy of it");
+    assert_eq!(world.refused(start_after(RUN_A, A, NONE)), Refusal::BadIncarnation);
 
     let old = world.guard(SEG);
-    let outcome = world.apply(start(A, Incarnation(0xa2)));
+    let outcome = world.apply(start_after(RUN_A, A, Incarnation(0xa2)));
     assert_eq!(outcome.touched.len(), 257, "the members and all segments");
     assert_eq!(world.state.segment(SEG).state, SegmentState::Orphaned);
     assert!(!world.state.holds(&old));
     assert_eq!(world.refused(reserve(old, spi(SEG, 1), child_spi(SEG, 1), 5)), DEPOSED);
     let early = Guard { incarnation: Incarnation(0xa2), ..old };
     assert_eq!(world.refused(reserve(early, spi(SEG, 1), child_spi(SEG, 1), 5)), DEPOSED);
+
+    // Neither a late copy of the old start nor the old number brings the old process back.
+    let changed = Refusal::IncarnationChanged { current: Incarnation(0xa2) };
+    assert_eq!(world.refused(start_after(NONE, A, RUN_A)), changed);
+    assert_eq!(world.refused(start_after(Incarnation(0xa2), A, RUN_A)), Refusal::BadIncarnation);
 
     assert_eq!(world.refused(assign(one(1), A, RUN_A)), Refusal::NotRunning);
     world.done(assign(one(1), A, Incarnation(0xa2)));
@@ -94,8 +100,8 @@ fn a_start_orphans_what_the_process_before_it_owned() {
 #[test]
 fn two_nodes_share_no_incarnation() {
     let (mut world, b) = World::with_b();
-    assert_eq!(world.refused(start(b, RUN_A)), Refusal::BadIncarnation);
-    world.done(start(b, Incarnation(0xb2)));
+    assert_eq!(world.refused(start_after(RUN_B, b, RUN_A)), Refusal::BadIncarnation);
+    world.done(start_after(RUN_B, b, Incarnation(0xb2)));
 }
 
 #[test]
@@ -239,7 +245,7 @@ fn a_planned_move() {
     // The target leaves again: the owner stays.
     world.done(Command::RemoveMember { node: b });
     assert_eq!(world.state.segment(SEG).state, SegmentState::Owned);
-    world.done(start(A, Incarnation(0xa2)));
+    world.done(start_after(RUN_A, A, Incarnation(0xa2)));
     let Effect::Joined(c) = world.done(add("c")) else { panic!() };
     assert_eq!(world.refused(drain(c, 1)), Refusal::NotInThisState { segment: SEG });
 }
@@ -298,19 +304,21 @@ fn cookie_secrets() {
 #[test]
 fn a_version_starts_when_all_speak_it() {
     let (mut world, b) = World::with_b();
-    let upgraded = |node, incarnation, speaks| {
-        let Command::Incarnate { node, start } = start(node, incarnation) else { panic!() };
-        Command::Incarnate { node, start: Start { speaks, ..start } }
+    let upgraded = |expected, node, incarnation, speaks| {
+        let Command::Incarnate { node, expected, start } = start_after(expected, node, incarnation) else {
+            panic!("a start")
+        };
+        Command::Incarnate { node, expected, start: Start { speaks, ..start } }
     };
     let set = Command::SetClusterVersion(2);
     assert_eq!(world.refused(Command::SetClusterVersion(1)), Refusal::VersionNotHigher { current: 1 });
     assert_eq!(world.refused(set.clone()), Refusal::VersionNotSpoken { node: A });
-    world.done(upgraded(A, Incarnation(0xa2), 2));
+    world.done(upgraded(RUN_A, A, Incarnation(0xa2), 2));
     assert_eq!(world.refused(set.clone()), Refusal::VersionNotSpoken { node: b });
-    world.done(upgraded(b, Incarnation(0xb2), 3));
+    world.done(upgraded(RUN_B, b, Incarnation(0xb2), 3));
     world.done(set.clone());
     assert_eq!(world.refused(set), Refusal::VersionNotHigher { current: 2 });
     let too_old = Refusal::SoftwareTooOld { needs: 2 };
-    assert_eq!(world.refused(upgraded(b, Incarnation(0xb3), 1)), too_old);
+    assert_eq!(world.refused(upgraded(Incarnation(0xb2), b, Incarnation(0xb3), 1)), too_old);
     assert_eq!(world.refused(add("c")), too_old);
 }
