@@ -14,6 +14,7 @@
 //! next input for that SA.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod datagram;
 pub mod esp;
 pub mod ike;

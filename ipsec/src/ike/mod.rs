@@ -24,7 +24,7 @@ mod exchange;
 mod half_open;
 mod inform;
 mod init;
-mod nat;
+pub(crate) mod nat;
 mod negotiate;
 mod rekey_child;
 mod rekey_ike;

@@ -9,7 +9,7 @@ use crate::wire::{Header, Notify, NotifyType, Payloads};
 
 /// SHA-1(SPIi | SPIr | address | port), with the SPIs of the message that carries it.
 //= IK-27
-pub(super) fn hash(spi_i: Spi, spi_r: Spi, address: SocketAddr) -> [u8; 20] {
+pub(crate) fn hash(spi_i: Spi, spi_r: Spi, address: SocketAddr) -> [u8; 20] {
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -19,7 +19,7 @@ pub(super) fn hash(spi_i: Spi, spi_r: Spi, address: SocketAddr) -> [u8; 20] {
 
 /// (peer behind NAT, we behind NAT), by the notifies of a message that came from `peer` to `local`. A peer that
 /// sends none does no NAT traversal: false and false.
-pub(super) fn detect(
+pub(crate) fn detect(
     header: &Header,
     payloads: &Payloads,
     local: SocketAddr,
@@ -37,7 +37,7 @@ pub(super) fn detect(
 }
 
 /// Our two notifies for a message with these SPIs from `local` to `peer`.
-pub(super) fn notifies(spi_i: Spi, spi_r: Spi, local: SocketAddr, peer: SocketAddr) -> [Notify; 2] {
+pub(crate) fn notifies(spi_i: Spi, spi_r: Spi, local: SocketAddr, peer: SocketAddr) -> [Notify; 2] {
     [
         Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP, hash(spi_i, spi_r, local).to_vec()),
         Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP, hash(spi_i, spi_r, peer).to_vec()),
