@@ -70,3 +70,6 @@ pub trait Inside: Send {
     /// What to wait on until `receive` has something; `None` for a fake.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }
+
+#[cfg(test)]
+mod tests;

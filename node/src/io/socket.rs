@@ -95,7 +95,10 @@ fn open(kind: Kind, local: SocketAddr) -> io::Result<Bound> {
         socket.set_recv_tos_v4(true)?;
         set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     } else {
-        socket.set_only_v6(true)?;
+        if kind == Kind::Udp {
+            // For raw sockets it is so without asking.
+            socket.set_only_v6(true)?;
+        }
         socket.set_freebind_v6(true)?;
         socket.set_recv_tclass_v6(true)?;
         set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT)?;

@@ -194,7 +194,6 @@ impl Coalescer {
         if !item.verified {
             item.verified = head_flow.is_right(head);
             if !item.verified {
-                item.closed = true;
                 return Appended::No { right: true };
             }
         }

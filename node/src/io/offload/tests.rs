@@ -15,7 +15,10 @@ pub(crate) struct Packet {
     pub id: u16,
     pub df: bool,
     pub tos: u8,
+    pub ttl: u8,
     pub seq: u32,
+    pub ack: u32,
+    pub window: u16,
     pub flags: u8,
     pub options: usize,
     pub payload: Vec<u8>,
@@ -30,7 +33,10 @@ impl Packet {
             id: 0xfffe,
             df: false,
             tos: 0,
+            ttl: 61,
             seq: 0xffff_ff00,
+            ack: 77,
+            window: 8_192,
             flags: 0x10,
             options: 12,
             payload: payload.to_vec(),
@@ -56,8 +62,10 @@ impl Packet {
         transport.extend(self.ports.1.to_be_bytes());
         let checksum_at = if self.tcp {
             transport.extend(self.seq.to_be_bytes());
-            transport.extend(77u32.to_be_bytes());
-            transport.extend([(5 + self.options as u8 / 4) << 4, self.flags, 0x20, 0, 0, 0, 0, 0]);
+            transport.extend(self.ack.to_be_bytes());
+            transport.extend([(5 + self.options as u8 / 4) << 4, self.flags]);
+            transport.extend(self.window.to_be_bytes());
+            transport.extend([0; 4]);
             transport.extend((0..self.options).map(|_| 1));
             16
         } else {
@@ -72,14 +80,14 @@ impl Packet {
         if self.v6 {
             packet.extend([0x60 | self.tos >> 4, self.tos << 4, 0, 9]);
             packet.extend(len.to_be_bytes());
-            packet.extend([protocol, 61]);
+            packet.extend([protocol, self.ttl]);
             packet.extend([0x20; 16]);
             packet.extend([0x21; 16]);
         } else {
             packet.extend([0x45, self.tos]);
             packet.extend((len + 20).to_be_bytes());
             packet.extend(self.id.to_be_bytes());
-            packet.extend([if self.df { 0x40 } else { 0 }, 0, 61, protocol, 0, 0]);
+            packet.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, protocol, 0, 0]);
             packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
             let sum = naive(&[&packet]);
             packet[10..12].copy_from_slice(&sum);
@@ -196,7 +204,8 @@ fn packet() -> impl Strategy<Value = Packet> {
     (shape, tcp, prop::collection::vec(any::<u8>(), 1..5_000)).prop_map(|(shape, tcp, payload)| {
         let (v6, is_tcp, ports, id, df, tos) = shape;
         let (seq, flags, options) = tcp;
-        Packet { v6, tcp: is_tcp, ports, id, df, tos, seq, flags, options: options * 4, payload }
+        let first = Packet::tcp(&payload);
+        Packet { v6, tcp: is_tcp, ports, id, df, tos, seq, flags, options: options * 4, ..first }
     })
 }
 
@@ -297,6 +306,9 @@ fn what_may_be_merged() {
         ("nothing", |_| (), [1, 1]),
         ("another port", |p| p.ports.0 += 1, [3, 3]),
         ("another TOS", |p| p.tos = 1, [3, 3]),
+        ("another TTL", |p| p.ttl = 60, [3, 3]),
+        ("another acknowledgement", |p| p.ack += 1, [3, 3]),
+        ("another window", |p| p.window += 1, [3, 3]),
         ("DF", |p| p.df = true, [3, 1]),
         ("a jump of the identification", |p| p.id = p.id.wrapping_add(9), [3, 1]),
         ("a gap", |p| p.seq = p.seq.wrapping_add(1), [3, 3]),
@@ -376,6 +388,17 @@ fn a_super_packet_stays_below_64_kib_and_udp_below_65_datagrams() {
     let datagrams: Vec<_> = (0..100).map(|_| udp.emit()).collect();
     let sizes: Vec<_> = coalesce(ALL, &datagrams).into_iter().map(|(_, octets)| octets.len()).collect();
     assert_eq!(sizes, [28 + 64 * 50, 28 + 36 * 50]);
+}
+
+#[test]
+fn nothing_follows_a_shorter_one_in_a_super_packet() {
+    let short = Packet { df: true, ..Packet::tcp(&[1; 90]) };
+    let mut packets =
+        Packet { df: true, seq: short.seq.wrapping_sub(200), ..Packet::tcp(&[1; 200]) }.split(100);
+    packets.push(short.emit());
+    packets.push(Packet { seq: short.seq.wrapping_add(90), ..short.clone() }.emit());
+    let sizes: Vec<_> = coalesce(ALL, &packets).into_iter().map(|(_, octets)| octets.len()).collect();
+    assert_eq!(sizes, [52 + 290, 52 + 90]);
 }
 
 #[test]
