@@ -6,9 +6,11 @@
 //! it is persistent it would outlive us and keep the offloads of its last user, and if it is in use we would share it.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tun::AbstractDevice;
 
 use super::socket::OpenError;
@@ -183,7 +185,7 @@ fn open(options: &TunOptions) -> io::Result<TunDevice> {
     // SAFETY: the kernel reads one int from a valid place.
     check(unsafe { libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw mut header_len) })?;
     let offload = set_offload(fd, options.offload)?;
-    set_queue_len(&name, options.queue_len)?;
+    set_queue_len(index_of(&name)?.unwrap_or_default(), options.queue_len)?;
     // The longest write: the offload header, and as many pieces as the shortest segments of a super-packet.
     let parts = Vec::with_capacity(1_024);
     Ok(TunDevice { device, name, offload, drops: Drops::default(), parts })
@@ -211,17 +213,34 @@ fn set_offload(fd: libc::c_int, wanted: bool) -> io::Result<Offload> {
     result
 }
 
-fn set_queue_len(name: &str, len: u32) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: a plain C struct, for which all zeros is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from as libc::c_char;
+/// Over netlink (RTM_NEWLINK with IFLA_TXQLEN), since the ioctl is not allowed to the root of a user namespace.
+fn set_queue_len(index: u32, len: u32) -> io::Result<()> {
+    const LEN: u32 = 16 + 16 + 8;
+    let mut socket =
+        Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
+    let mut request = Vec::with_capacity(LEN as usize);
+    // struct nlmsghdr, ifinfomsg (any family and type, no flags changed), rtattr.
+    request.extend(LEN.to_ne_bytes());
+    request.extend(libc::RTM_NEWLINK.to_ne_bytes());
+    request.extend(((libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
+    request.extend([0; 8 + 4]);
+    request.extend(index.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(8u16.to_ne_bytes());
+    request.extend(libc::IFLA_TXQLEN.to_ne_bytes());
+    request.extend(len.to_ne_bytes());
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.send(&request)?;
+    let mut reply = [0; 256];
+    let read = socket.read(&mut reply)?;
+    // struct nlmsgerr: the error follows the header, zero for an acknowledgement.
+    let error =
+        reply[..read].get(16..).and_then(|rest| rest.first_chunk()).map(|octets| i32::from_ne_bytes(*octets));
+    match error {
+        Some(0) => Ok(()),
+        Some(error) => Err(io::Error::from_raw_os_error(-error)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
-    // The kernel's union has the queue length as an int at the same place as the metric.
-    request.ifr_ifru.ifru_metric = libc::c_int::try_from(len).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the kernel reads one ifreq from a valid place.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &raw mut request) })
 }
 
 fn index_of(name: &str) -> io::Result<Option<u32>> {
