@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod arbitrary;
+pub mod gateway;
 pub mod pcap;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 
