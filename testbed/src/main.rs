@@ -1,1 +1,99 @@
-fn main() {}
+//! The developer's commands: `cargo verify`, `cargo fix-all`, `cargo netns`, `cargo spec`.
+//!
+//! The aliases are in `.cargo/config.toml`. Exit code 0 when all is well, 1 when not, 2 for a wrong command line.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use testbed::outcome::{Context, Result, Stop};
+use testbed::world::sandbox;
+use testbed::{scenarios, spec, verify};
+
+#[derive(Parser, Debug)]
+#[command(name = "testbed", about = "Checks, scenarios and figures of pontoon")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Everything that must hold
+    Verify {
+        /// Leave the scenarios out
+        #[arg(long)]
+        without_scenarios: bool,
+    },
+    /// Put right what a program can
+    Fix,
+    /// Scenarios in network namespaces, those whose names begin so, or all
+    Netns {
+        names: Vec<String>,
+        /// Only name them
+        #[arg(long)]
+        list: bool,
+        /// The program under test is built already
+        #[arg(long, hide = true)]
+        built: bool,
+        /// Also write the results to this file
+        #[arg(long, hide = true)]
+        report: Option<PathBuf>,
+    },
+    /// Which requirement has code, which has a test
+    Spec {
+        /// Every row, not only the sums
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(stop) => {
+            eprintln!("error: {stop}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Verify { without_scenarios } => verify::verify(verify::Choice { without_scenarios }),
+        Command::Fix => verify::fix().map(|()| true),
+        Command::Netns { list: true, .. } => {
+            for scenario in scenarios::all() {
+                println!("{:<28} {}", scenario.name, scenario.what);
+            }
+            Ok(true)
+        }
+        Command::Netns { names, built, report, .. } => netns(&names, built, report),
+        Command::Spec { all } => {
+            let coverage = spec::cover(&verify::root())?;
+            print!("{}", coverage.table(all));
+            for fault in &coverage.faults {
+                println!("fault: {fault}");
+            }
+            println!("{} requirements, {} faults", coverage.requirements.len(), coverage.faults.len());
+            Ok(coverage.faults.is_empty())
+        }
+    }
+}
+
+fn netns(names: &[String], built: bool, report: Option<PathBuf>) -> Result<bool> {
+    if !built && !sandbox::inside() {
+        verify::build_program()?;
+    }
+    sandbox::enter()?;
+    let ended = scenarios::run(names)?;
+    let items = verify::items(&ended);
+    if let Some(path) = report {
+        let text = serde_json::to_string(&items).context("results")?;
+        std::fs::write(&path, text).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))?;
+        return Ok(items.iter().all(|item| item.fault.is_none() || item.skipped));
+    }
+    Ok(verify::summarise(&items))
+}

@@ -1,0 +1,69 @@
+//! Two hundred tunnels of one client machine at once, each with traffic of its own.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::Scenario;
+use super::common::{Gateway, server};
+use crate::charon::{Charon, Connection, Settings};
+use crate::ensure;
+use crate::outcome::{Context, Result};
+use crate::world::http::{self, Job};
+use crate::world::pontoon::Pontoon;
+use crate::world::{Bed, World};
+
+pub(super) const LIST: &[Scenario] =
+    &[Scenario { name: "s4-two-hundred", what: "200 tunnels at once, each with traffic", run: two_hundred }];
+
+const TUNNELS: usize = 200;
+const AT_ONCE: usize = 8;
+
+fn two_hundred(bed: &Bed) -> Result {
+    let world = World::new(bed)?;
+    let node = Pontoon::start(&world, &Gateway::default().toml())?;
+    let client = Charon::start(&world.client, &world.path("client"), &Settings::default())?;
+    let names: Vec<String> = (0..TUNNELS).map(|number| format!("client{number}")).collect();
+    for name in &names {
+        // One family keeps the client's routing table small.
+        let connection = Connection { vips: vec!["0.0.0.0"], ..Connection::client(name) };
+        client.load(&connection)?;
+    }
+    client.initiate(&names[0])?;
+    let memory_at_one = node.resident_kib()?;
+    let start = Instant::now();
+    in_parallel(&names[1..], |name| client.initiate(name))?;
+    bed.note(format_args!("{} tunnels in {:.1} s", TUNNELS - 1, start.elapsed().as_secs_f64()));
+
+    let sas = client.sas()?;
+    let addresses: Vec<IpAddr> = sas
+        .iter()
+        .map(|sa| sa.virtual_addresses.first().context("no inner address")?.parse().context("inner address"))
+        .collect::<Result<_>>()?;
+    let distinct: std::collections::HashSet<IpAddr> = addresses.iter().copied().collect();
+    ensure!(distinct.len() == TUNNELS, "{} different inner addresses of {TUNNELS}", distinct.len());
+    let ours = node.sas()?;
+    ensure!(ours.len() == TUNNELS, "the gateway shows {} IKE SAs", ours.len());
+
+    in_parallel(&addresses, |&from| {
+        let job = Job { server: server(false), from: Some(from), bytes: 256 * 1024, seed: 4 };
+        http::download(&world.client, job).map(drop)
+    })?;
+    let sas = client.sas()?;
+    let idle = sas.iter().filter(|sa| sa.children.iter().all(|child| child.packets_in == 0)).count();
+    ensure!(idle == 0, "{idle} tunnels carried nothing");
+    bed.note(format_args!(
+        "memory {memory_at_one} KiB at 1 tunnel, {} KiB at {TUNNELS}",
+        node.resident_kib()?
+    ));
+    Ok(())
+}
+
+/// Does it for every item, a few at a time; the first error ends it.
+fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result + Sync) -> Result {
+    let share = items.len().div_ceil(AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            items.chunks(share).map(|chunk| scope.spawn(|| chunk.iter().try_for_each(&work))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+    })
+}

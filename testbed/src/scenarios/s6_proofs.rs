@@ -1,0 +1,238 @@
+//! tshark decodes what we sent and finds every integrity value right; the checkers prove I1, I2, I3 and I8.
+//!
+//! The keys come from the client's log, so that nothing in the gateway has to tell them. Both kinds of judge must also
+//! catch a planted fault, here on the very capture that they passed.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipsec::policy::Network;
+
+use super::Scenario;
+use super::common::{ALICE, Connected, Gateway, MIB, both_ways, server};
+use crate::charon::Settings;
+use crate::checkers::i2_within_blocks::Grant;
+use crate::checkers::{i1_no_repeats, i2_within_blocks, i3_same_bytes, i8_closed, pcap};
+use crate::ensure;
+use crate::outcome::{Context, Result};
+use crate::world::{Bed, NET, NET6, POOL, POOL6, SERVICE};
+use crate::{keys, tshark};
+
+pub(super) const LIST: &[Scenario] = &[
+    Scenario {
+        name: "s6-tshark-gcm",
+        what: "tshark on AES-GCM, and the checkers, with planted faults",
+        run: gcm,
+    },
+    Scenario { name: "s6-tshark-cbc", what: "the same on AES-CBC with HMAC", run: cbc },
+    Scenario {
+        name: "s6-closed",
+        what: "nothing leaves in clear without an SA, nor after a stop or a crash",
+        run: closed,
+    },
+];
+
+fn gcm(bed: &Bed) -> Result {
+    judged(bed, "aes256gcm16-prfsha384-ecp384", "aes256gcm16", "aes128gcm16")
+}
+
+fn cbc(bed: &Bed) -> Result {
+    judged(bed, "aes256-sha384-prfsha512-modp2048", "aes256-sha384", "aes128-sha256")
+}
+
+fn judged(bed: &Bed, ike: &str, ike_suite: &str, esp: &str) -> Result {
+    let gateway = Gateway { ike: vec![ike.to_owned()], esp: vec![esp.to_owned()], ..Gateway::default() };
+    let settings = Settings { log_keys: true, ..Settings::default() };
+    let connected = Connected::loaded(bed, &gateway, &settings, |connection| connection.suites(ike, esp))?;
+    connected.world.turn_offloads_off()?;
+    let (outside, inside) = (connected.world.capture_outside()?, connected.world.capture_inside()?);
+    connected.client.initiate(ALICE)?;
+    let first = connected.client.only(ALICE)?;
+    both_ways(&connected.world.client, server(false), 2 * MIB)?;
+    connected.client.rekey_child(ALICE)?;
+    both_ways(&connected.world.client, server(true), MIB)?;
+    connected.client.rekey_ike(ALICE)?;
+    let second = connected.client.only(ALICE)?;
+    connected.ping()?;
+    let leased = addresses(&second.virtual_addresses)?;
+    connected.client.terminate(ALICE)?;
+    let (outside, inside) = (outside.stop()?, inside.stop()?);
+
+    prove(bed, &connected, &outside)?;
+    let inner = pcap::read(&inside)?;
+    let (pools, protected) = (networks(&[POOL, POOL6])?, networks(&[NET, NET6])?);
+    i8_closed::check_inside(&inner, &pools, &leased, &protected).must_hold("I8 inside")?;
+
+    let spis = [(first.spi_i, first.spi_r), (second.spi_i, second.spi_r)];
+    let keys = keys::from_charon(&connected.client.log(), &spis, ike_suite, esp)?;
+    let opinion = tshark::judge(&outside, &keys)?;
+    opinion.ike.must_hold("tshark on IKE")?;
+    opinion.esp.must_hold("tshark on ESP")?;
+    bed.note(format_args!(
+        "tshark found {} IKE messages and {} ESP packets right",
+        opinion.ike.judged, opinion.esp.judged
+    ));
+    planted_faults(&connected, &outside, &keys)
+}
+
+/// Every judge must catch a fault planted into the capture that it passed.
+fn planted_faults(connected: &Connected, outside: &Path, keys: &keys::Keys) -> Result {
+    let bad = connected.world.path("flipped.pcap");
+    std::fs::write(&bad, with_flipped_bits(outside)?).context("flipped.pcap")?;
+    let opinion = tshark::judge(&bad, keys)?;
+    ensure!(opinion.ike.violations.len() == 1, "tshark missed a flipped IKE bit: {:?}", opinion.ike);
+    ensure!(opinion.esp.violations.len() == 1, "tshark missed a flipped ESP bit: {:?}", opinion.esp);
+
+    let us = IpAddr::V4(SERVICE);
+    let mut packets = pcap::read(outside)?;
+    let grants = grants(connected)?;
+    let ours = |packet: &pcap::Packet| packet.source == us && matches!(packet.what, pcap::What::Esp(_));
+    let at = packets.iter().rposition(ours).context("no ESP of ours")?;
+    // The last packet again, with the same number and another content.
+    let mut again = packets[at].clone();
+    if let pcap::What::Esp(esp) = &mut again.what
+        && let Some(last) = esp.last_mut()
+    {
+        *last ^= 1;
+    }
+    packets.push(again);
+    let report = i1_no_repeats::check(&packets);
+    ensure!(!report.violations.is_empty(), "I1 missed a repeated number");
+    // The last packet with a number that no block holds.
+    if let Some(pcap::Packet { what: pcap::What::Esp(esp), .. }) = packets.last_mut() {
+        esp[4..8].copy_from_slice(&0xffff_0000u32.to_be_bytes());
+    }
+    let report = i2_within_blocks::check(&packets, us, &grants, SLACK_US);
+    ensure!(report.violations.len() == 1, "I2 missed a number outside all blocks: {:?}", report.violations);
+    // A reply that changed.
+    let reply = packets.iter().rev().find(|packet| {
+        packet.source == us
+            && matches!(&packet.what, pcap::What::Ike(message)
+                if pcap::IkeHeader::read(message).is_some_and(|header| header.exchange > pcap::IKE_AUTH))
+    });
+    let mut reply = reply.context("no reply of ours")?.clone();
+    if let pcap::What::Ike(message) = &mut reply.what
+        && let Some(last) = message.last_mut()
+    {
+        *last ^= 1;
+    }
+    packets.push(reply);
+    let report = i3_same_bytes::check(&packets, us, &[], &[], SLACK_US);
+    ensure!(report.violations.len() == 1, "I3 missed a changed reply: {:?}", report.violations);
+    // A packet in clear.
+    let mut clear = packets[at].clone();
+    (clear.destination, clear.what) = (IpAddr::V4([10, 99, 0, 1].into()), pcap::What::Other(6));
+    let report = i8_closed::check_outside(&[clear], &inner_networks()?);
+    ensure!(report.violations.len() == 1, "I8 missed a packet in clear");
+    Ok(())
+}
+
+/// The clocks of the account and of the cable are one clock; this is for rounding.
+const SLACK_US: u64 = 2_000;
+
+/// I1, I2, I3 and I8 on a capture of the outer cable.
+pub fn prove(bed: &Bed, connected: &Connected, file: &Path) -> Result {
+    let packets = pcap::read(file)?;
+    let us = IpAddr::V4(SERVICE);
+    let i1 = i1_no_repeats::check(&packets);
+    i1.must_hold("I1")?;
+    i2_within_blocks::check(&packets, us, &grants(connected)?, SLACK_US).must_hold("I2")?;
+    i3_same_bytes::check(&packets, us, &[], &[], SLACK_US).must_hold("I3")?;
+    i8_closed::check_outside(&packets, &inner_networks()?).must_hold("I8")?;
+    bed.note(format_args!("I1, I2, I3 and I8 hold for {} protected packets", i1.judged));
+    Ok(())
+}
+
+/// The blocks by the gateway's own account.
+fn grants(connected: &Connected) -> Result<Vec<Grant>> {
+    let events = connected.node.events()?;
+    let grants: Vec<Grant> = events
+        .iter()
+        .filter(|event| event["kind"] == "block")
+        .map(|event| {
+            let spi = event["spi_out"].as_str().context("spi_out")?;
+            Ok(Grant {
+                spi: u32::from_str_radix(spi, 16).context(spi)?,
+                first: event["first"].as_u64().context("first")?,
+                last: event["last"].as_u64().context("last")?,
+                at_us: event["at_us"].as_u64().context("at_us")?,
+            })
+        })
+        .collect::<Result<_>>()?;
+    ensure!(!grants.is_empty(), "the gateway tells of no block");
+    Ok(grants)
+}
+
+fn closed(bed: &Bed) -> Result {
+    let mut connected = Connected::new(bed)?;
+    let leased = connected.client.only(ALICE)?.virtual_addresses;
+    let outside = connected.world.capture_outside()?;
+    let knock = |connected: &Connected| {
+        for address in &leased {
+            if let Ok(address) = address.parse() {
+                // Must not arrive; what matters is what the cable shows.
+                let _ = crate::world::ping_from(&connected.world.server, address, None, 3);
+            }
+        }
+    };
+    knock(&connected);
+    connected.client.terminate(ALICE)?;
+    knock(&connected);
+    connected.client.initiate(ALICE)?;
+    connected.node.kill()?;
+    knock(&connected);
+    connected.node.restart()?;
+    connected.node.wait_ready_again()?;
+    connected.ping()?;
+    connected.node.stop()?;
+    knock(&connected);
+    let packets = pcap::read(&outside.stop()?)?;
+    let report = i8_closed::check_outside(&packets, &inner_networks()?);
+    report.must_hold("I8")?;
+    bed.note(format_args!("{} packets on the outer cable, none in clear", report.judged));
+    Ok(())
+}
+
+/// A capture with one bit flipped in the last octet of one encrypted IKE message and of one ESP packet.
+pub fn with_flipped_bits(file: &Path) -> Result<Vec<u8>> {
+    let mut octets = std::fs::read(file).context(file.display())?;
+    let (mut at, mut ike_done, mut esp_done) = (24, false, false);
+    while at + 16 <= octets.len() && !(ike_done && esp_done) {
+        let mut length = [0; 4];
+        length.copy_from_slice(&octets[at + 8..at + 12]);
+        let end = at + 16 + u32::from_le_bytes(length) as usize;
+        let Some(frame) = octets.get(at + 16..end) else { break };
+        // Ethernet, IPv4 without options, UDP from or to port 4500.
+        let nat_t = frame.len() > 60 && frame[12..14] == [8, 0] && frame[23] == 17 && {
+            let ports =
+                [u16::from_be_bytes([frame[34], frame[35]]), u16::from_be_bytes([frame[36], frame[37]])];
+            ports.contains(&4500)
+        };
+        if nat_t {
+            let done = if frame[42..46] == [0; 4] { &mut ike_done } else { &mut esp_done };
+            if !std::mem::replace(done, true) {
+                octets[end - 1] ^= 1;
+            }
+        }
+        at = end;
+    }
+    ensure!(ike_done && esp_done, "the capture holds no IKE or no ESP over UDP");
+    Ok(octets)
+}
+
+/// What must never be seen on the outer cable.
+pub fn inner_networks() -> Result<Vec<Network>> {
+    networks(&[NET, NET6, POOL, POOL6])
+}
+
+fn networks(texts: &[&str]) -> Result<Vec<Network>> {
+    let read = |text: &str| -> Result<Network> {
+        let (address, prefix) = text.split_once('/').context("a prefix")?;
+        Ok(Network { address: address.parse().context(text)?, prefix: prefix.parse().context(text)? })
+    };
+    texts.iter().map(|text| read(text)).collect()
+}
+
+fn addresses(texts: &[String]) -> Result<Vec<IpAddr>> {
+    texts.iter().map(|text| text.parse().context(text)).collect()
+}

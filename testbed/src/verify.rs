@@ -1,0 +1,293 @@
+//! `cargo verify`: everything that must hold, in order, with a summary that names what was skipped.
+//!
+//! ```text
+//!   format  clippy  docs  tests (tidy among them)  spec  scenarios
+//! ```
+//!
+//! A step that fails does not stop the later ones: one run tells all. The last line is `N passed, N failed, N skipped`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Context, Result, Stop};
+use crate::scenarios::Ended;
+use crate::spec;
+use crate::world::exec;
+
+/// One line of the summary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Item {
+    pub name: String,
+    /// `None` passed.
+    pub fault: Option<String>,
+    pub skipped: bool,
+    pub seconds: f64,
+}
+
+/// What the command line chose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    /// Leaves the scenarios out, and says so.
+    pub without_scenarios: bool,
+}
+
+/// Runs all steps; true when nothing failed.
+pub fn verify(choice: Choice) -> Result<bool> {
+    let root = root();
+    let mut items = Vec::new();
+    let doc = [("RUSTDOCFLAGS", "-D warnings")];
+    cargo(&mut items, "format", &["fmt", "--all", "--check"], &[]);
+    cargo(
+        &mut items,
+        "clippy",
+        &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        &[],
+    );
+    cargo(
+        &mut items,
+        "docs",
+        &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
+        &doc,
+    );
+    tests(&mut items);
+    step(&mut items, "spec", || {
+        let coverage = spec::cover(&root)?;
+        print!("{}", coverage.table(false));
+        match coverage.faults.as_slice() {
+            [] => Ok(()),
+            faults => Err(Stop::Failed(format!("{} faults:\n  {}", faults.len(), faults.join("\n  ")))),
+        }
+    });
+    if choice.without_scenarios {
+        items.push(Item {
+            name: "scenarios".into(),
+            fault: Some("left out by request".into()),
+            skipped: true,
+            seconds: 0.0,
+        });
+    } else {
+        scenarios(&mut items);
+    }
+    Ok(summarise(&items))
+}
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// Builds the program under test beside this one, in the same profile.
+pub fn build_program() -> Result {
+    let mut command = cargo_command(&["build", "--quiet", "--package", "node", "--bin", "pontoon"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command.status().context("cargo")?;
+    match status.success() {
+        true => Ok(()),
+        false => Err("the program `pontoon` does not build".into()),
+    }
+}
+
+/// `cargo fix-all`: what can be put right by a program.
+pub fn fix() -> Result {
+    for arguments in [
+        &["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"][..],
+        &["fmt", "--all"],
+    ] {
+        let status = cargo_command(arguments).status().context("cargo")?;
+        if !status.success() {
+            return Err(format!("`cargo {}` ended with {status}", arguments.join(" ")).into());
+        }
+    }
+    Ok(())
+}
+
+/// The results of scenarios as summary lines.
+pub fn items(ended: &[Ended]) -> Vec<Item> {
+    let item = |one: &Ended| Item {
+        name: one.name.to_owned(),
+        fault: one.result.as_ref().err().map(Stop::to_string),
+        skipped: one.result.as_ref().is_err_and(Stop::is_skip),
+        seconds: one.took.as_secs_f64(),
+    };
+    ended.iter().map(item).collect()
+}
+
+/// Prints what was skipped and what failed, then the one line of figures; true when nothing failed.
+pub fn summarise(items: &[Item]) -> bool {
+    let skipped: Vec<&Item> = items.iter().filter(|item| item.skipped).collect();
+    let failed: Vec<&Item> = items.iter().filter(|item| item.fault.is_some() && !item.skipped).collect();
+    println!();
+    for item in &skipped {
+        println!("skipped  {:<28} {}", item.name, item.fault.as_deref().unwrap_or(""));
+    }
+    for item in &failed {
+        println!("FAILED   {:<28} {}", item.name, item.fault.as_deref().unwrap_or(""));
+    }
+    let seconds: f64 = items.iter().map(|item| item.seconds).sum();
+    println!("in {seconds:.0} s");
+    println!(
+        "{} passed, {} failed, {} skipped",
+        items.len() - failed.len() - skipped.len(),
+        failed.len(),
+        skipped.len()
+    );
+    failed.is_empty()
+}
+
+fn step(items: &mut Vec<Item>, name: &str, work: impl FnOnce() -> Result) {
+    println!("== {name}");
+    let start = Instant::now();
+    let result = work();
+    let took = start.elapsed();
+    report(name, &result, took);
+    items.push(Item {
+        name: name.to_owned(),
+        skipped: result.as_ref().is_err_and(Stop::is_skip),
+        fault: result.err().map(|stop| stop.to_string()),
+        seconds: took.as_secs_f64(),
+    });
+}
+
+fn report(name: &str, result: &Result, took: Duration) {
+    match result {
+        Ok(()) => println!("   {name} ok in {:.1} s", took.as_secs_f64()),
+        Err(stop) if stop.is_skip() => println!("   {name} skipped: {stop}"),
+        Err(stop) => println!("   {name} FAILED after {:.1} s: {stop}", took.as_secs_f64()),
+    }
+}
+
+fn cargo(items: &mut Vec<Item>, name: &str, arguments: &[&str], environment: &[(&str, &str)]) {
+    step(items, name, || {
+        let status = cargo_command(arguments).envs(environment.iter().copied()).status().context("cargo")?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(Stop::Failed(format!("`cargo {}` ended with {status}", arguments.join(" ")))),
+        }
+    });
+}
+
+/// All tests of all crates: one summary line a test. A test that lacks something prints `skipped: NAME: why`.
+fn tests(items: &mut Vec<Item>) {
+    step(items, "tests build", || {
+        let status =
+            cargo_command(&["test", "--workspace", "--quiet", "--no-run"]).status().context("cargo")?;
+        if status.success() { Ok(()) } else { Err("the tests do not build".into()) }
+    });
+    println!("== tests");
+    let start = Instant::now();
+    let mut command = cargo_command(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let output = match command.spawn().and_then(std::process::Child::wait_with_output) {
+        Ok(output) => output,
+        Err(error) => {
+            items.push(Item {
+                name: "tests".into(),
+                fault: Some(error.to_string()),
+                skipped: false,
+                seconds: 0.0,
+            });
+            return;
+        }
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = read_test_output(&text);
+    if !output.status.success() {
+        println!("{text}");
+    }
+    let failed = found.iter().filter(|item| item.fault.is_some() && !item.skipped).count();
+    println!("   {} tests, {failed} failed, in {:.1} s", found.len(), start.elapsed().as_secs_f64());
+    let none_failed = failed == 0;
+    items.extend(found);
+    // A crash of a whole test program shows only in the status.
+    let whole = Item {
+        name: "tests".into(),
+        fault: (none_failed && !output.status.success())
+            .then(|| format!("cargo test ended with {}", output.status)),
+        skipped: false,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    items.push(whole);
+}
+
+fn read_test_output(text: &str) -> Vec<Item> {
+    let mut items = Vec::new();
+    for line in text.lines() {
+        if let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
+            let (fault, skipped) = match result.split_whitespace().next() {
+                Some("ok") => (None, false),
+                Some("ignored") => (Some("ignored".to_owned()), true),
+                _ => (Some("failed; its output is above".to_owned()), false),
+            };
+            items.push(Item { name: name.to_owned(), fault, skipped, seconds: 0.0 });
+        } else if let Some(why) = line.trim().strip_prefix("skipped: ") {
+            let (name, why) = why.split_once(": ").unwrap_or((why, "see its output"));
+            items.push(Item {
+                name: name.to_owned(),
+                fault: Some(why.to_owned()),
+                skipped: true,
+                seconds: 0.0,
+            });
+        }
+    }
+    items
+}
+
+/// Runs the scenarios in their sandbox, which is another process, and takes its results over.
+fn scenarios(items: &mut Vec<Item>) {
+    println!("== scenarios");
+    let run = || -> Result<Vec<Item>> {
+        build_program()?;
+        let report = tempfile::NamedTempFile::new().context("report file")?;
+        let own = std::env::current_exe().context("the path of this program")?;
+        let mut command = Command::new(own);
+        command.args(["netns", "--built", "--report"]).arg(report.path());
+        let status = command.status().context(exec::show(&command))?;
+        let text = std::fs::read_to_string(report.path()).context("report file")?;
+        serde_json::from_str(&text).context(format!("the scenarios ended with {status} and left no report"))
+    };
+    match run() {
+        Ok(found) => items.extend(found),
+        Err(stop) => items.push(Item {
+            name: "scenarios".into(),
+            skipped: stop.is_skip(),
+            fault: Some(stop.to_string()),
+            seconds: 0.0,
+        }),
+    }
+}
+
+fn cargo_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_a_test_run() {
+        let text = "\
+running 4 tests
+test a::b ... ok
+test a::c ... FAILED
+test a::d ... ignored, slow
+successes:
+---- a::e stdout ----
+skipped: a::e: no vectors here
+";
+        let items = read_test_output(text);
+        let shown: Vec<(&str, bool, bool)> =
+            items.iter().map(|item| (item.name.as_str(), item.fault.is_some(), item.skipped)).collect();
+        let wanted =
+            [("a::b", false, false), ("a::c", true, false), ("a::d", true, true), ("a::e", true, true)];
+        assert_eq!(shown, wanted);
+    }
+}

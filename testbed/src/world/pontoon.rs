@@ -1,0 +1,248 @@
+//! Our own gateway in a world: writes its files, runs the built program, talks to it as an administrator would.
+//!
+//! Nothing here knows more about the program than `pontoon help` and its documents tell.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::exec::{self, Daemon};
+use super::netns::Netns;
+use super::{INNER_DEVICE, INSIDE, INSIDE6, NODE, OUTER_DEVICE, SERVICE, World, eventually, http};
+use crate::ensure;
+use crate::outcome::{Context, Result, Stop};
+
+/// How long a daemon may take to be there; a debug build on a busy machine is slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The secret of all clients; `gateway.toml` names its file `clients.psk`.
+pub const PSK: &str = "correct horse battery staple";
+const METRICS: &str = "127.0.0.1:9477";
+
+/// A running node with its folder.
+#[derive(Debug)]
+pub struct Pontoon {
+    daemon: Option<Daemon>,
+    namespace: String,
+    dir: PathBuf,
+    log: PathBuf,
+}
+
+/// What a command of ours printed and how it ended.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Pontoon {
+    /// Starts a node, makes it a cluster of one, applies the gateway configuration, waits until it is ready.
+    pub fn start(world: &World, gateway_toml: &str) -> Result<Pontoon> {
+        let mut node = Pontoon::start_empty(world)?;
+        node.must(&["init", "--name", "test"])?;
+        node.apply(gateway_toml)?;
+        node.wait_ready()?;
+        node.still_running()?;
+        Ok(node)
+    }
+
+    /// Starts a node that is no member of anything yet.
+    pub fn start_empty(world: &World) -> Result<Pontoon> {
+        let dir = world.path("node");
+        std::fs::create_dir_all(&dir).context(dir.display())?;
+        std::fs::write(dir.join("node.toml"), node_toml(&dir)).context("node.toml")?;
+        let log = dir.join("log");
+        let mut node = Pontoon { daemon: None, namespace: world.gateway.name().to_owned(), dir, log };
+        node.run()?;
+        node.wait_reachable()?;
+        Ok(node)
+    }
+
+    fn run(&mut self) -> Result {
+        let mut command = self.inside(&program()?);
+        command.arg("run").arg("--config").arg(self.dir.join("node.toml"));
+        command.env("RUST_BACKTRACE", "1");
+        self.daemon = Some(Daemon::start(&mut command, &self.log)?);
+        Ok(())
+    }
+
+    fn wait_reachable(&mut self) -> Result {
+        eventually(PATIENCE, || {
+            self.still_running()?;
+            let told = self.tell(&["status"])?;
+            ensure!(told.code == Some(0), "status: {}{}", told.stderr, told.stdout);
+            Ok(())
+        })
+    }
+
+    /// Applies a gateway configuration.
+    pub fn apply(&self, gateway_toml: &str) -> Result {
+        let file = self.dir.join("gateway.toml");
+        std::fs::write(&file, gateway_toml).context("gateway.toml")?;
+        std::fs::write(self.dir.join("clients.psk"), PSK).context("clients.psk")?;
+        self.must(&["config", "apply", &file.to_string_lossy()]).map(drop)
+    }
+
+    pub fn wait_ready(&self) -> Result {
+        self.must(&["wait", "--for", "ready", "--timeout", "30s"]).map(drop)
+    }
+
+    /// SIGKILL, in the middle of whatever it does.
+    pub fn kill(&mut self) -> Result {
+        self.daemon.take().context("the node does not run")?.kill()
+    }
+
+    /// Starts it again on the data that it left.
+    pub fn restart(&mut self) -> Result {
+        ensure!(self.daemon.is_none(), "the node still runs");
+        self.run()
+    }
+
+    /// After a restart: waits for the local API, then for `ready`.
+    pub fn wait_ready_again(&mut self) -> Result {
+        self.wait_reachable()?;
+        self.wait_ready()
+    }
+
+    /// SIGTERM; an error when it does not end properly.
+    pub fn stop(&mut self) -> Result {
+        let status = self.daemon.take().context("the node does not run")?.stop(Duration::from_secs(20))?;
+        ensure!(status.success(), "it ended with {status}: {}", exec::tail(&self.log(), 5));
+        Ok(())
+    }
+
+    pub fn still_running(&mut self) -> Result {
+        self.daemon.as_mut().context("the node does not run")?.still_running()
+    }
+
+    /// Runs one of its commands and gives what came of it.
+    pub fn tell(&self, arguments: &[&str]) -> Result<Told> {
+        let mut command = self.inside(&program()?);
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        let output = command.output().context(exec::show(&command))?;
+        Ok(Told {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs a command that must succeed; gives its standard output.
+    pub fn must(&self, arguments: &[&str]) -> Result<String> {
+        let told = self.tell(arguments)?;
+        ensure!(
+            told.code == Some(0),
+            "`pontoon {}` ended with {:?}: {}{}",
+            arguments.join(" "),
+            told.code,
+            told.stderr,
+            told.stdout
+        );
+        Ok(told.stdout)
+    }
+
+    /// The document that a command prints.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let arguments: Vec<&str> = ["-o", "json"].iter().chain(arguments).copied().collect();
+        let text = self.must(&arguments)?;
+        serde_json::from_str(&text).context(format!("{arguments:?} did not print JSON: {text}"))
+    }
+
+    /// The IKE SAs, as `pontoon sas` shows them.
+    pub fn sas(&self) -> Result<Vec<Value>> {
+        let document = self.json(&["sas"])?;
+        document["sas"].as_array().cloned().context("no list of SAs")
+    }
+
+    /// The events so far, one document each.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let text = self.must(&["-o", "json", "events"])?;
+        text.lines().map(|line| serde_json::from_str(line).context(line)).collect()
+    }
+
+    /// The sum of a metric over its labels, or of those lines that contain `label`.
+    pub fn metric(&self, world: &World, name: &str, label: &str) -> Result<f64> {
+        let address: SocketAddr = METRICS.parse().context("address")?;
+        let text = http::page(&world.gateway, address, "/metrics")?;
+        let mut found = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let own = rest.starts_with(['{', ' ']) && rest.contains(label);
+            own.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
+        });
+        let first = found.next().context(format!("no metric {name} with {label:?}"))?;
+        Ok(first + found.sum::<f64>())
+    }
+
+    pub fn resident_kib(&self) -> Result<u64> {
+        self.daemon.as_ref().context("the node does not run")?.resident_kib()
+    }
+
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        self.daemon.as_ref().context("the node does not run")?.cpu_seconds()
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::pid)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    fn inside(&self, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
+    }
+}
+
+fn node_toml(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"name      = "edge-1"
+advertise = "{NODE}:7400"
+data_dir  = "{dir}/data"
+
+[control]
+socket = "{dir}/control.sock"
+http   = "{METRICS}"
+
+[outside]
+device   = "{OUTER_DEVICE}"
+address  = ["{SERVICE}/24"]
+steering = "announce"
+
+[inside]
+device   = "{INNER_DEVICE}"
+address  = ["{INSIDE}/24", "{INSIDE6}/64"]
+steering = "announce"
+tun      = "pontoon0"
+"#
+    )
+}
+
+/// The built program beside this one.
+pub fn program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("the path of this program")?;
+    let folder = own.parent().context("a folder")?;
+    let candidates = [folder.join("pontoon"), folder.join("../pontoon")];
+    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Stop::Failed("the program `pontoon` is not built; run `cargo build --bin pontoon`".into())
+    })
+}
+
+/// True for namespaces that still have our TUN device.
+pub fn has_tun(namespace: &Netns) -> bool {
+    namespace.ip("link show pontoon0").is_ok()
+}
