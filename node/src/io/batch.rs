@@ -24,8 +24,12 @@ pub const RECV_SLOTS: usize = 32;
 /// Distance of two slots: not a power of two, else the start of every slot falls into the same few cache sets.
 const SLOT_STRIDE: usize = SLOT_LEN + 1_536;
 
-/// The kernel aggregates at most this many datagrams (UDP_GRO_CNT_MAX).
-const GRO_DATAGRAMS_MAX: usize = 64;
+/// Most datagrams of one aggregate: the kernel collects 64 (UDP_GRO_CNT_MAX), but passes on what a peer on the same
+/// machine has sent with UDP_SEGMENT, and that may be 128 (UDP_MAX_SEGMENTS since Linux 6.9).
+const GRO_DATAGRAMS_MAX: usize = 128;
+
+/// Most datagrams in one batch.
+pub const RECV_DATAGRAMS_MAX: usize = RECV_SLOTS * GRO_DATAGRAMS_MAX;
 
 /// Most octets of one UDP datagram, or of one run for UDP_SEGMENT: 65,535 less the IPv4 and UDP headers.
 pub const UDP_PAYLOAD_MAX: usize = 65_507;
@@ -93,7 +97,7 @@ impl RecvBatch {
     pub fn new() -> RecvBatch {
         RecvBatch {
             arena: vec![0; RECV_SLOTS * SLOT_STRIDE].into_boxed_slice(),
-            datagrams: Vec::with_capacity(RECV_SLOTS * GRO_DATAGRAMS_MAX),
+            datagrams: Vec::with_capacity(RECV_DATAGRAMS_MAX),
         }
     }
 
@@ -152,9 +156,9 @@ impl RecvBatch {
         let start = slot * SLOT_STRIDE + skip;
         let mut at = 0;
         while at < len {
-            if self.datagrams.len() == self.datagrams.capacity() {
+            if self.datagrams.len() == RECV_DATAGRAMS_MAX {
                 // More pieces than the kernel promises to aggregate: refuse rather than grow.
-                drops.count(Drop::ControlTruncated, (len - at).div_ceil(stride) as u64);
+                drops.count(Drop::Oversized, (len - at).div_ceil(stride) as u64);
                 return;
             }
             let part = stride.min(len - at);
@@ -466,9 +470,8 @@ mod tests {
         assert_eq!((drops.get(Drop::Empty), drops.get(Drop::Oversized)), (1, 1));
         // 65,536 datagrams of one octet: more than any batch holds.
         batch.accept(0, filled(0, SLOT_LEN, 1), &mut drops);
-        let room = RECV_SLOTS * GRO_DATAGRAMS_MAX;
-        assert_eq!(batch.len(), room);
-        assert_eq!(drops.get(Drop::ControlTruncated), (SLOT_LEN - room) as u64);
+        assert_eq!(batch.len(), RECV_DATAGRAMS_MAX);
+        assert_eq!(drops.get(Drop::Oversized), 1 + (SLOT_LEN - RECV_DATAGRAMS_MAX) as u64);
     }
 
     #[test]

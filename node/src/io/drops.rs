@@ -3,7 +3,8 @@
 /// One reason. Counted per datagram, or per inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Drop {
-    /// Received: longer than the 64 KiB that a datagram can have, so the rest was cut off.
+    /// Received: longer than the 64 KiB that a datagram can have, so the rest was cut off; or more datagrams in one
+    /// aggregate than any kernel collects.
     Oversized,
     /// Received: the kernel cut off the control data, so the size of the aggregated datagrams is unknown.
     ControlTruncated,

@@ -72,4 +72,6 @@ pub trait Inside: Send {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;

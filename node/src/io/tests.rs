@@ -12,7 +12,7 @@ use super::offload::tests::Packet;
 use super::*;
 
 /// Runs a test on a thread in a new network namespace, with loopback up.
-fn in_namespace(name: &str, test: fn()) {
+pub(super) fn in_namespace(name: &str, test: fn()) {
     let thread = std::thread::spawn(move || {
         // SAFETY: no memory is involved; it concerns this thread alone, which ends with the test.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -41,7 +41,7 @@ macro_rules! in_namespace {
     };
 }
 
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -92,7 +92,7 @@ fn octets(datagrams: Vec<(Datagram, Vec<u8>)>) -> Vec<Vec<u8>> {
     datagrams.into_iter().map(|(_, octets)| octets).collect()
 }
 
-fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) {
+pub(super) fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) {
     // SAFETY: the kernel reads one int from a valid place.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());

@@ -158,6 +158,8 @@ fn next_entry<'a>(control: &mut &'a [u8]) -> Option<(i32, i32, &'a [u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn entry(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
@@ -181,6 +183,73 @@ mod tests {
         assert_eq!(Told::parse(&[lost, tos, stride].concat()), told);
         assert_eq!(Told::parse(&class).tos, 3);
         assert_eq!(Told::parse(&[]), Told::default());
+    }
+
+    /// Lets the receiver find `len` octets in slot 0, with the given flags, address and control data.
+    fn accept(kind: Kind, flags: i32, len: u32, from: Option<&str>, control: &[u8]) -> (RecvBatch, Drops) {
+        let (mut receiver, mut batch, mut drops) = (Receiver::new(kind), RecvBatch::new(), Drops::default());
+        batch.slot(0)[..20]
+            .copy_from_slice(&[0x45, 2, 0, 40, 0, 0, 0, 0, 9, 50, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+        if let Some(from) = from {
+            let from: std::net::SocketAddr = from.parse().unwrap();
+            let len = receiver.arrays.names[0].write(from, from.port());
+            receiver.arrays.messages[0].msg_hdr.msg_namelen = len as u32;
+        }
+        receiver.arrays.controls[0].0[..control.len()].copy_from_slice(control);
+        let message = &mut receiver.arrays.messages[0];
+        (message.msg_len, message.msg_hdr.msg_flags) = (len, flags);
+        message.msg_hdr.msg_controllen = control.len();
+        receiver.accept(0, &mut batch, &mut drops);
+        (batch, drops)
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_counted_by_reason() {
+        let from = Some("192.0.2.1:4500");
+        let udp = Kind::Udp;
+        let rows = [
+            (udp, libc::MSG_TRUNC, 65_536, from, Drop::Oversized),
+            (udp, 0, 65_537, from, Drop::Oversized),
+            (udp, 0, u32::MAX, from, Drop::Oversized),
+            (udp, libc::MSG_CTRUNC, 2_000, from, Drop::ControlTruncated),
+            (udp, 0, 2_000, None, Drop::BadSource),
+            (udp, 0, 2_000, Some("192.0.2.1:0"), Drop::BadSource),
+            (udp, 0, 0, from, Drop::Empty),
+            (Kind::Esp, 0, 19, Some("192.0.2.1:0"), Drop::BadHeader),
+            (Kind::Esp, 0, 20, Some("192.0.2.1:0"), Drop::Empty),
+            (Kind::Esp, 0, 0, Some("[2001:db8::1]:50"), Drop::Empty),
+        ];
+        for (kind, flags, len, from, reason) in rows {
+            let (batch, drops) = accept(kind, flags, len, from, &[]);
+            assert!(batch.is_empty());
+            assert_eq!((drops.get(reason), drops.total()), (1, 1), "{kind:?} {flags} {len} {from:?}");
+        }
+        let (batch, drops) = accept(Kind::Esp, 0, 40, Some("192.0.2.1:0"), &[]);
+        assert_eq!((batch.datagrams()[0].len(), batch.datagrams()[0].tos, drops.total()), (20, 2, 0));
+    }
+
+    #[test]
+    fn what_the_kernel_lost_is_counted_once() {
+        let lost = entry(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &7u32.to_ne_bytes());
+        let (batch, drops) = accept(Kind::Udp, 0, 100, Some("192.0.2.1:1"), &lost);
+        assert_eq!((batch.len(), drops.get(Drop::ReceiveQueue)), (1, 7));
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_data_makes_it_panic(
+            flags in prop::sample::select(vec![0, libc::MSG_TRUNC, libc::MSG_CTRUNC]), len in 0u32..70_000,
+            control in prop::collection::vec(any::<u8>(), 0..CONTROL_LEN), stride: i32, small in 0i32..100, esp: bool,
+        ) {
+            let kind = if esp { Kind::Esp } else { Kind::Udp };
+            accept(kind, flags, len, Some("192.0.2.1:9"), &control);
+            for stride in [stride, small] {
+                let control = entry(libc::SOL_UDP, libc::UDP_GRO, &stride.to_ne_bytes());
+                let (batch, drops) = accept(Kind::Udp, 0, len, Some("192.0.2.1:9"), &control);
+                let taken: usize = batch.datagrams().iter().map(|datagram| datagram.len()).sum();
+                prop_assert!(drops.total() > 0 || taken == len as usize);
+            }
+        }
     }
 
     #[test]

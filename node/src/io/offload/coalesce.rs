@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use super::checksum::Sum;
 use super::{Offload, VirtioNetHdr};
+use crate::io::batch::RECV_DATAGRAMS_MAX;
 
 /// Most octets of a super-packet with its headers.
 const SUPER_MAX: usize = 65_535;
@@ -26,9 +27,6 @@ const TCP_PACKETS_MAX: u32 = 512;
 
 /// Flows remembered while a batch is collected, a power of two. Two flows at one place only cost the merging.
 const FLOWS: usize = 256;
-
-/// Packets that a batch is expected to hold: what `RecvBatch` holds.
-const PACKETS: usize = 2_048;
 
 const NONE: u32 = u32::MAX;
 
@@ -102,8 +100,8 @@ impl Coalescer {
     pub fn new(offload: Offload) -> Coalescer {
         Coalescer {
             offload,
-            items: Vec::with_capacity(PACKETS),
-            tails: Vec::with_capacity(PACKETS),
+            items: Vec::with_capacity(RECV_DATAGRAMS_MAX),
+            tails: Vec::with_capacity(RECV_DATAGRAMS_MAX),
             flows: Box::new([NONE; FLOWS]),
             packets: 0,
             written: 0,

@@ -10,7 +10,7 @@
 //! (TSO, USO) and what the kernel does on receive (GRO). The header is `struct virtio_net_hdr` (VIRTIO 1.2, 5.1.6), in
 //! the byte order of the machine.
 
-mod checksum;
+pub(super) mod checksum;
 mod coalesce;
 mod split;
 
