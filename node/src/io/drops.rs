@@ -117,7 +117,7 @@ mod tests {
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), Drop::ALL.len());
-        assert_eq!(drops.total(), (1..=Drop::ALL.len() as u64).sum());
+        assert_eq!(drops.total(), (1..=Drop::ALL.len() as u64).sum::<u64>());
         let copy = drops;
         drops.merge(&copy);
         assert_eq!(drops.get(Drop::Empty), 2 * copy.get(Drop::Empty));
