@@ -22,7 +22,7 @@ use crate::wire::{
 };
 
 use super::sa::{Asked, Came, IkeSa, Outstanding, Standing};
-use super::{Child, Client, End, Ignored, Tunnel, offer};
+use super::{Child, ChildPhase, Client, End, Ignored, Tunnel, offer};
 
 /// A refusal: nothing but the window moves.
 fn refuse(kind: NotifyType) -> Notify {
@@ -47,7 +47,7 @@ impl Client {
         match came {
             Came::Repeated(reply) => self.out.datagrams.push(datagram.reply(reply)),
             Came::Answer(outstanding, payloads) => self.answered(at, outstanding, payloads, now, rng),
-            Came::Request(Ok(payloads)) => self.request(at, header, datagram, &payloads, rng),
+            Came::Request(Ok(payloads)) => self.request(at, header, datagram, &payloads, now, rng),
             Came::Request(Err(error)) => {
                 let notify = error.notify().unwrap_or(refuse(NotifyType::INVALID_SYNTAX));
                 self.reply(at, header, datagram, Payloads::default().with(notify));
@@ -62,13 +62,16 @@ impl Client {
         header: &Header,
         datagram: &Datagram,
         payloads: &Payloads,
+        now: Millis,
         rng: &mut dyn Rng,
     ) {
+        // The window is one: who asks again has our answer to the request before.
+        self.children.iter_mut().for_each(|child| child.unconfirmed = false);
         match header.exchange {
             //= IK-83
             ExchangeType::INFORMATIONAL => self.inform(at, header, datagram, payloads),
             ExchangeType::CREATE_CHILD_SA => {
-                let answer = self.create_child(at, payloads, rng);
+                let answer = self.create_child(at, payloads, now, rng);
                 let answer = answer.unwrap_or_else(|notify| Payloads::default().with(notify));
                 self.reply(at, header, datagram, answer);
             }
@@ -124,6 +127,7 @@ impl Client {
         &mut self,
         at: usize,
         payloads: &Payloads,
+        now: Millis,
         rng: &mut dyn Rng,
     ) -> Result<Payloads, Notify> {
         let sa = payloads.sa().ok_or(refuse(NotifyType::INVALID_SYNTAX))?;
@@ -139,7 +143,7 @@ impl Client {
             return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         }
         if wants_ike {
-            self.give_ike_rekey(at, payloads, rng)
+            self.give_ike_rekey(at, payloads, now, rng)
         } else if let Some(rekeyed) = payloads.notify(NotifyType::REKEY_SA) {
             self.give_child_rekey(at, rekeyed, payloads, rng)
         } else {
@@ -158,7 +162,7 @@ impl Client {
         let spi_out = rekeyed.child_spi().ok_or_else(invalid)?;
         let not_found = Notify::about_child(NotifyType::CHILD_SA_NOT_FOUND, spi_out);
         let old = self.children.iter().find(|child| child.spi_out == spi_out).ok_or(not_found)?;
-        if old.closing {
+        if old.phase == ChildPhase::Closing {
             return Err(refuse(NotifyType::TEMPORARY_FAILURE));
         }
         let (offer, nonce_i) = payloads.sa().zip(payloads.nonce()).ok_or_else(invalid)?;
@@ -202,9 +206,13 @@ impl Client {
             local_ts,
             remote_ts,
             tunnel,
-            closing: false,
+            phase: ChildPhase::Live,
             waits_for_peer: true,
+            unconfirmed: true,
         };
+        if let Some(old) = self.child_mut(old_spi_in) {
+            old.phase = ChildPhase::Replaced;
+        }
         self.add_child(child, Some(old_spi_in));
         Ok(answer)
     }
@@ -213,6 +221,7 @@ impl Client {
         &mut self,
         at: usize,
         payloads: &Payloads,
+        now: Millis,
         rng: &mut dyn Rng,
     ) -> Result<Payloads, Notify> {
         let invalid = || refuse(NotifyType::INVALID_SYNTAX);
@@ -234,7 +243,7 @@ impl Client {
         if let Some(Outstanding { asked: Asked::RekeyIke(ours), .. }) = &mut old.outstanding {
             ours.crossed = Some((nonces.lower().to_vec(), spi));
         } else {
-            new.wishes = self.replace(at, spi);
+            new.wishes = self.replace(at, spi, now);
         }
         self.sas.push(new);
         Ok(Payloads::default().with(Sa::answer(taken.with_spi(spi.0.to_be_bytes()))).with(nonce_r).with(ke))

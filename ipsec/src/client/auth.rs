@@ -16,7 +16,7 @@ use crate::wire::{
 };
 
 use super::sa::{Asked, IkeSa, Wish};
-use super::{Child, Client, End, Event, Tunnel, offer};
+use super::{Child, ChildPhase, Client, End, Event, Tunnel, offer};
 
 /// The first messages as they were on the wire, and their nonces: what AUTH covers.
 pub(super) struct FirstMessages {
@@ -157,8 +157,9 @@ impl Client {
             local_ts,
             remote_ts,
             tunnel,
-            closing: false,
+            phase: ChildPhase::Live,
             waits_for_peer: false,
+            unconfirmed: false,
         })
     }
 

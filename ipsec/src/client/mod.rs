@@ -36,7 +36,7 @@ use crate::types::{ChildSpi, Millis, Spi};
 use crate::wire::{ExchangeType, Header, NotifyType};
 
 use init::Init;
-use sa::{IkeSa, Standing, Wish};
+use sa::{IkeSa, Repeat, Standing, Wish};
 
 /// What the client is and what it wants.
 #[derive(Clone, Debug)]
@@ -173,10 +173,20 @@ pub struct Child {
     pub local_ts: Vec<Selector>,
     pub remote_ts: Vec<Selector>,
     pub tunnel: Tunnel,
-    /// Our Delete for it is asked for or under way.
-    closing: bool,
+    phase: ChildPhase,
     /// The gateway asked for it: we send on it once the gateway does, or the old one goes (RFC 7296, 2.8).
     waits_for_peer: bool,
+    /// The gateway may not have our answer yet, so for it the child does not exist: we cannot ask for its rekey.
+    unconfirmed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChildPhase {
+    Live,
+    /// The gateway rekeyed it and will delete it; a rekey of ours would come too late.
+    Replaced,
+    /// Our Delete for it is asked for or under way: nothing is sent on it.
+    Closing,
 }
 
 #[derive(Debug)]
@@ -256,19 +266,22 @@ impl Client {
         }
         let init = self.init.as_ref().map(|init| init.repeat.at);
         let requests = self.sas.iter().filter_map(|sa| sa.outstanding.as_ref()).map(|asked| asked.repeat.at);
-        let next = requests.chain(init).min();
+        let waiting = self.sas.iter().filter(|sa| sa.outstanding.is_none());
+        let leftovers = waiting.filter_map(|sa| sa.leftover);
+        let next = requests.chain(init).chain(leftovers).min();
         let idle = next.is_none() && self.config.dpd_ms > 0;
         next.or(idle.then(|| self.heard.after(self.config.dpd_ms)))
     }
 
-    /// Asks for something; it is done once the requests before it are answered. False: there is no such SA.
+    /// Asks for something; it is done once the requests before it are answered. False: there is no such SA, or the
+    /// gateway may not know it yet.
     pub fn order(&mut self, order: Order, now: Millis, rng: &mut dyn Rng) -> (bool, Output) {
         let known = |spi: ChildSpi| self.children.iter().any(|child| child.spi_in == spi);
         let wish = match order {
             Order::Liveness => Wish::Liveness,
             Order::RekeyIke => Wish::RekeyIke,
             Order::Delete => Wish::DeleteIke,
-            Order::RekeyChild(spi) if known(spi) => Wish::RekeyChild(spi),
+            Order::RekeyChild(spi) if self.rekeyable(spi) => Wish::RekeyChild(spi),
             Order::DeleteChild(spi) if known(spi) => Wish::DeleteChild(spi),
             Order::RekeyChild(_) | Order::DeleteChild(_) => return (false, Output::default()),
         };
@@ -324,15 +337,15 @@ impl Client {
         let spi = crate::wire::esp::Packet::new(packet).ok()?.spi();
         let child = self.children.iter_mut().find(|child| child.spi_in == spi)?;
         let inner = child.tunnel.open(packet)?;
-        child.waits_for_peer = false;
+        (child.waits_for_peer, child.unconfirmed) = (false, false);
         self.heard = now;
         Some(inner)
     }
 
     /// The newest child that may send; one that the gateway asked for only after the gateway has used it.
     fn sending(&mut self) -> Option<&mut Child> {
-        let ready = self.children.iter().rposition(|child| !child.closing && !child.waits_for_peer);
-        let any = || self.children.iter().rposition(|child| !child.closing);
+        let ready = self.children.iter().rposition(|child| child.may_send() && !child.waits_for_peer);
+        let any = || self.children.iter().rposition(Child::may_send);
         let at = ready.or_else(any)?;
         self.children.get_mut(at)
     }
@@ -342,20 +355,34 @@ impl Client {
         self.sas.iter_mut().rev().find(|sa| sa.standing == Standing::Live)
     }
 
+    /// Repeats what is unanswered. An IKE SA whose place another one took may go in silence; the last one may not.
+    //= IK-18
     fn retransmit(&mut self, now: Millis) {
         let retransmit = self.config.retransmit;
-        let path = (self.local, self.gateway);
-        let init = self.init.iter_mut().map(|init| &mut init.repeat);
-        let asked = self.sas.iter_mut().filter_map(|sa| sa.outstanding.as_mut()).map(|it| &mut it.repeat);
-        let mut silent = false;
-        for repeat in init.chain(asked).filter(|repeat| repeat.at <= now) {
-            match repeat.again(&retransmit, now) {
-                Some(octets) => self.out.datagrams.push(Datagram::new(path.0, path.1, octets)),
-                None => silent = true,
+        let (local, gateway) = (self.local, self.gateway);
+        let mut out = Vec::new();
+        let mut answers = |repeat: &mut Repeat| match (repeat.at <= now, repeat) {
+            (false, _) => true,
+            (true, repeat) => {
+                let octets = repeat.again(&retransmit, now);
+                out.extend(octets.iter().map(|octets| Datagram::new(local, gateway, octets.clone())));
+                octets.is_some()
             }
-        }
+        };
+        let mut silent = self.init.as_mut().is_some_and(|init| !answers(&mut init.repeat));
+        self.sas.retain_mut(|sa| {
+            let alive = sa.outstanding.as_mut().is_none_or(|asked| answers(&mut asked.repeat));
+            silent |= !alive && sa.standing == Standing::Live;
+            alive
+        });
+        self.out.datagrams.extend(out);
         if silent {
             self.finish(End::Silent);
+        }
+        for sa in self.sas.iter_mut().filter(|sa| sa.outstanding.is_none()) {
+            if sa.leftover.is_some_and(|at| at <= now) {
+                sa.wish(Wish::DeleteIke);
+            }
         }
     }
 
@@ -386,6 +413,17 @@ impl Client {
         self.children.push(child);
     }
 
+    /// True when we may ask for the rekey of this child. While the gateway may still wait for our answer to a rekey
+    /// of its own we do not: it would ask for what it finds gone.
+    fn rekeyable(&self, spi_in: ChildSpi) -> bool {
+        let live = |child: &Child| child.spi_in == spi_in && child.phase == ChildPhase::Live;
+        self.children.iter().any(live) && !self.children.iter().any(|child| child.unconfirmed)
+    }
+
+    fn child_mut(&mut self, spi_in: ChildSpi) -> Option<&mut Child> {
+        self.children.iter_mut().find(|child| child.spi_in == spi_in)
+    }
+
     fn fresh_child_spi(&self, rng: &mut dyn Rng) -> ChildSpi {
         loop {
             let spi = ChildSpi(rng.u32());
@@ -401,5 +439,11 @@ impl Client {
 
     fn take(&mut self) -> Output {
         std::mem::take(&mut self.out)
+    }
+}
+
+impl Child {
+    fn may_send(&self) -> bool {
+        self.phase != ChildPhase::Closing
     }
 }

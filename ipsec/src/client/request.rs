@@ -15,15 +15,19 @@ use crate::wire::{
 
 use super::auth::narrowed;
 use super::sa::{Asked, IkeSa, Outstanding, RekeyChild, RekeyIke, Standing, Wish};
-use super::{Child, Client, End, Event, Tunnel, offer};
+use super::{Child, ChildPhase, Client, End, Event, Tunnel, offer};
 
 impl Client {
-    /// Sends what waits on each IKE SA whose window is free.
+    /// Sends what waits on each IKE SA whose window is free. While an IKE SA that we replaced is not deleted yet,
+    /// what is about children waits on its heir: for the gateway they may not have moved (RFC 7296, 2.25.2).
     pub(super) fn pump(&mut self, now: Millis, rng: &mut dyn Rng) {
+        let moving = |sa: &IkeSa| sa.standing == Standing::Replaced && sa.outstanding.is_some();
         for at in 0..self.sas.len() {
             while self.sas[at].outstanding.is_none()
-                && let Some(wish) = self.sas[at].wishes.pop_front()
+                && let Some(&wish) = self.sas[at].wishes.front()
+                && !(wish.changes_sas() && self.sas.iter().any(moving))
             {
+                self.sas[at].wishes.pop_front();
                 let Some((exchange, payloads, asked)) = self.compose(at, wish, rng) else { continue };
                 match self.sas[at].request(exchange, payloads, asked, (&self.config.retransmit, now)) {
                     Some(octets) => self.send(octets),
@@ -52,8 +56,7 @@ impl Client {
             }
             //= IK-84
             Wish::DeleteChild(spi) => {
-                let child = self.children.iter_mut().find(|child| child.spi_in == spi)?;
-                child.closing = true;
+                self.child_mut(spi)?.phase = ChildPhase::Closing;
                 inform(Payloads::default().with(Delete::Esp(vec![spi])), Asked::DeleteChild(spi))
             }
             Wish::RekeyChild(spi) => self.compose_rekey_child(spi, rng),
@@ -67,7 +70,10 @@ impl Client {
         old: ChildSpi,
         rng: &mut dyn Rng,
     ) -> Option<(ExchangeType, Payloads, Asked)> {
-        let child = self.children.iter().find(|child| child.spi_in == old && !child.closing)?;
+        if !self.rekeyable(old) {
+            return None;
+        }
+        let child = self.children.iter().find(|child| child.spi_in == old)?;
         let spi_in = self.fresh_child_spi(rng);
         let first = self.config.esp.first().and_then(|suite| suite.group);
         let preferred =
@@ -134,7 +140,7 @@ impl Client {
                 Ok(()) => {}
                 Err(what) => self.finish(End::BadAnswer(what)),
             },
-            Asked::RekeyIke(rekey) => match self.ike_rekeyed(at, *rekey, &payloads, rng) {
+            Asked::RekeyIke(rekey) => match self.ike_rekeyed(at, *rekey, &payloads, now, rng) {
                 Ok(()) => {}
                 Err(what) => self.finish(End::BadAnswer(what)),
             },
@@ -182,17 +188,22 @@ impl Client {
             }
             (Some(_), _) => return Err("a group for which we sent no KE"),
         };
-        // The old child may have gone meanwhile, when both sides rekeyed it: its heir has the same selectors.
+        // The old child may have gone meanwhile, when both sides rekeyed it: its heir has the same selectors. When that
+        // has gone too, ours comes too late and goes at once.
         let heir = rekey.crossed.as_ref().map(|(_, spi)| *spi);
         let model =
             self.children.iter().find(|child| child.spi_in == rekey.old || Some(child.spi_in) == heir);
-        let model = model.ok_or("the child that we rekeyed is gone")?;
-        let (local_ts, remote_ts) = narrowed(payloads, &model.local_ts, &model.remote_ts)?;
+        let late = model.is_none();
+        let (local_ts, remote_ts) = match model {
+            Some(model) => narrowed(payloads, &model.local_ts, &model.remote_ts)?,
+            None => (Vec::new(), Vec::new()),
+        };
         let nonces = Nonces { initiator: &rekey.nonce, responder: &nonce.0 };
         let keys = keys::child(sa.suite.prf, &sa.keys.d, suite, shared.as_ref(), nonces, Side::Us);
         let tunnel = Tunnel::new(spi_out, suite, &keys, rng).ok_or("keys that do not fit the suite")?;
         //= IK-74
-        let loses = rekey.crossed.as_ref().is_some_and(|(theirs, _)| nonces.lower() < theirs.as_slice());
+        let loses =
+            late || rekey.crossed.as_ref().is_some_and(|(theirs, _)| nonces.lower() < theirs.as_slice());
         let child = Child {
             spi_in: rekey.spi_in,
             spi_out,
@@ -201,13 +212,14 @@ impl Client {
             local_ts,
             remote_ts,
             tunnel,
-            closing: loses,
+            phase: if loses { ChildPhase::Closing } else { ChildPhase::Live },
             waits_for_peer: false,
+            unconfirmed: false,
         };
         self.add_child(child, Some(rekey.old));
         let goes = if loses { rekey.spi_in } else { rekey.old };
-        if let Some(child) = self.children.iter_mut().find(|child| child.spi_in == goes) {
-            child.closing = true;
+        if let Some(child) = self.child_mut(goes) {
+            child.phase = ChildPhase::Closing;
             self.sas[at].wish(Wish::DeleteChild(goes));
         }
         Ok(())
@@ -218,6 +230,7 @@ impl Client {
         at: usize,
         rekey: RekeyIke,
         payloads: &Payloads,
+        now: Millis,
         rng: &mut dyn Rng,
     ) -> Result<(), &'static str> {
         if let Some(error) = payloads.error() {
@@ -246,21 +259,18 @@ impl Client {
         let loses = rekey.crossed.as_ref().is_some_and(|(theirs, _)| nonces.lower() < theirs.as_slice());
         if loses {
             // Ours goes again; the gateway, whose SA stays, deletes the old one.
-            new.standing = Standing::Replaced;
+            new.replaced(now);
             new.wish(Wish::DeleteIke);
             if let Some((_, theirs)) = rekey.crossed {
-                let wishes = self.replace(at, theirs);
+                let wishes = self.replace(at, theirs, now);
                 self.sas.iter_mut().filter(|sa| sa.spi == theirs).for_each(|sa| sa.wishes.extend(&wishes));
             }
         } else {
             if let Some((_, theirs)) = rekey.crossed {
                 // The gateway deletes its own.
-                self.sas
-                    .iter_mut()
-                    .filter(|sa| sa.spi == theirs)
-                    .for_each(|sa| sa.standing = Standing::Replaced);
+                self.sas.iter_mut().filter(|sa| sa.spi == theirs).for_each(|sa| sa.replaced(now));
             }
-            new.wishes = self.replace(at, new.spi);
+            new.wishes = self.replace(at, new.spi, now);
             //= IK-73
             self.sas[at].wish(Wish::DeleteIke);
         }
@@ -269,9 +279,9 @@ impl Client {
     }
 
     /// The IKE SA `at` gives way to `new`; what it had still to do is for that one.
-    pub(super) fn replace(&mut self, at: usize, new: Spi) -> VecDeque<Wish> {
+    pub(super) fn replace(&mut self, at: usize, new: Spi, now: Millis) -> VecDeque<Wish> {
         let old = &mut self.sas[at];
-        old.standing = Standing::Replaced;
+        old.replaced(now);
         let event = Event::IkeRekeyed { old: old.spi, new };
         self.out.events.push(event);
         std::mem::take(&mut self.sas[at].wishes)

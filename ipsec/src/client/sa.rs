@@ -6,6 +6,7 @@ use crypto::cipher::{OpenKey, SealKey};
 use crypto::kex::PrivateKey;
 use crypto::rng::Rng;
 
+use crate::limits::LEFTOVER_MS;
 use crate::record::{IkeKeys, IkeSuite};
 use crate::types::{ChildSpi, MessageId, Millis, Spi};
 use crate::wire::{ExchangeType, Header, Message, OpenError, ParseError, Payloads, Sa};
@@ -24,6 +25,8 @@ pub(super) struct IkeSa {
     pub suite: IkeSuite,
     pub keys: IkeKeys,
     pub standing: Standing,
+    /// When we ask for the Delete that did not come, once it is `Replaced`.
+    pub leftover: Option<Millis>,
     pub outstanding: Option<Outstanding>,
     pub wishes: VecDeque<Wish>,
     seal: SealKey,
@@ -50,6 +53,12 @@ pub(super) enum Wish {
     DeleteIke,
     /// The gateway did not authenticate: it is told so, once.
     Reject,
+}
+
+impl Wish {
+    pub fn changes_sas(self) -> bool {
+        matches!(self, Wish::RekeyChild(_) | Wish::RekeyIke | Wish::DeleteChild(_))
+    }
 }
 
 /// A request that is not answered yet.
@@ -149,6 +158,7 @@ impl IkeSa {
             suite,
             keys,
             standing: Standing::Live,
+            leftover: None,
             outstanding: None,
             wishes: VecDeque::new(),
             seal,
@@ -157,6 +167,12 @@ impl IkeSa {
             expected: MessageId(0),
             last_reply: None,
         })
+    }
+
+    /// Another one takes its place. Who deletes it follows from the exchange; should nobody do it, we will.
+    pub fn replaced(&mut self, now: Millis) {
+        self.standing = Standing::Replaced;
+        self.leftover.get_or_insert(now.after(LEFTOVER_MS));
     }
 
     pub fn wish(&mut self, wish: Wish) {

@@ -16,8 +16,8 @@ const SELECTOR_V6_LEN: u16 = 40;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ts {
-    /// In the sender's order, which says what it cares for most (RFC 7296, 2.9). Empty when all were of types that
-    /// we do not know: then nothing is acceptable.
+    /// In the sender's order, which says what it cares for most (RFC 7296, 2.9). Empty when there are none of
+    /// a type that we know: then nothing is acceptable.
     pub selectors: Vec<Selector>,
 }
 
@@ -31,9 +31,6 @@ impl Ts {
         let mut reader = Reader::new(body);
         let count = usize::from(reader.u8()?);
         reader.take(3)?;
-        if count == 0 {
-            return Err(Malformed("no traffic selector"));
-        }
         let mut selectors = Vec::with_capacity(count);
         for _ in 0..count {
             selectors.extend(parse_selector(&mut reader)?);
@@ -117,7 +114,8 @@ mod tests {
             ("01000000 0700 0010 0000 ffff 0a000002 0a000001", None),
             ("01000000 0700 0028 0000 ffff 0a000000 0affffff", None),
             ("01000000 0800 0010 0000 ffff 0a000000 0affffff", None),
-            ("00000000", None),
+            ("00000000", Some("none")),
+            ("01000000 0a00 0006 7878", Some("none")),
             ("02000000 0700 0010 0000 ffff 0a000000 0affffff", None),
             ("01000000 0700 0010 0000 ffff 0a000000 0affffff 00", None),
             ("01000000 0700 0010 0000 ffff 0a000000 0affff", None),
@@ -126,7 +124,9 @@ mod tests {
             ("02000000 0a00 0006 7878 0700 0010 0000 ffff 0a000000 0affffff", Some("10.0.0.0/8")),
         ] {
             let octets = hex::decode(body.replace(' ', "")).unwrap();
-            let shown = Ts::parse(&octets).ok().map(|ts| ts.selectors[0].to_string());
+            let shown = Ts::parse(&octets)
+                .ok()
+                .map(|ts| ts.selectors.first().map_or("none".to_owned(), |selector| selector.to_string()));
             assert_eq!(shown.as_deref(), expected, "{body}");
         }
     }

@@ -11,7 +11,7 @@ use ipsec::ike::Order;
 use ipsec::policy::Identity;
 use ipsec::record::{ChildRecord, IkeRecord, Phase};
 use ipsec::types::Millis;
-use ipsec::wire::Header;
+use ipsec::wire::{Header, Message};
 
 use super::gateway::{self, Gateway};
 
@@ -197,7 +197,8 @@ impl World {
         let mut seen = std::collections::BTreeMap::new();
         for octets in &self.sent {
             let header = Header::peek(octets).unwrap();
-            if header.exchange == ipsec::wire::ExchangeType::IKE_SA_INIT {
+            // What is not encrypted belongs to no SA yet, or is a notify about an unknown one.
+            if Message::parse(octets).unwrap().encrypted.is_none() {
                 continue;
             }
             let key = (header.spi_i, header.spi_r, header.initiator, header.response, header.message_id);
