@@ -179,11 +179,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if meta != snapshot.meta {
             return Err(io::Error::other("the snapshot is of another log id than it was announced for"));
         }
-        let decode = move || {
+        let snapshots = self.snapshots.clone();
+        let take = move || {
             let state = State::decode_snapshot(&mut snapshot.reader()?);
-            state.map_err(|error| io::Error::other(format!("the snapshot cannot be read: {error}")))
+            let state =
+                state.map_err(|error| io::Error::other(format!("the snapshot cannot be read: {error}")))?;
+            snapshots.adopt(&snapshot)?;
+            Ok::<_, io::Error>(state)
         };
-        self.state = tokio::task::spawn_blocking(decode).await.map_err(io::Error::other)??;
+        self.state = tokio::task::spawn_blocking(take).await.map_err(io::Error::other)??;
         self.last = meta.last;
         self.members = meta.members;
         self.members_at = meta.members_at;
