@@ -38,7 +38,7 @@ pub struct Wanted {
 
 /// The caller has checked the guard. Children that are gone meanwhile are passed over: their end may have been
 /// decided while this was under way.
-//= AL-2
+//= ES-9
 pub(super) fn reserve(sas: &mut Sas, reserve: &Reserve) -> Result<Reserved, Refusal> {
     if reserve.children.len() > RESERVE_MAX {
         return Err(record::Refusal::LimitReached.into());

@@ -79,7 +79,7 @@ impl Sas {
     ) -> Result<Vec<Spi>, Refusal> {
         change.steps.iter().try_for_each(|step| self.check_step(change, step))?;
         let writes = change.apply(&|spi| self.records.get(&spi).cloned())?;
-        self.check_child_spis(&writes)?;
+        check_child_spis(&writes)?;
         self.move_leases(leases, index, &writes)?;
         let written = writes.keys().copied().collect();
         self.write(writes);
@@ -112,18 +112,8 @@ impl Sas {
         if self.children.contains_key(&child.spi_in) { Err(Refusal::SpiTaken) } else { Ok(()) }
     }
 
-    fn check_child_spis(&self, writes: &Writes) -> Result<(), Refusal> {
-        let mut seen = BTreeSet::new();
-        for child in writes.values().flatten().flat_map(|record| &record.children) {
-            let elsewhere =
-                self.children.get(&child.spi_in).is_some_and(|holder| !writes.contains_key(holder));
-            if elsewhere || !seen.insert(child.spi_in) {
-                return Err(Refusal::SpiTaken);
-            }
-        }
-        Ok(())
-    }
-
+    /// What the records hold of the pools goes where the records say.
+    //= IK-63
     fn move_leases(&self, leases: &mut Leases, index: u64, writes: &Writes) -> Result<(), Refusal> {
         let mut held: BTreeMap<IpAddr, Spi> = BTreeMap::new();
         for record in writes.keys().filter_map(|&spi| self.get(spi)) {
@@ -229,4 +219,11 @@ impl Sas {
         ensure(self.children.len() == children, "an index entry without a child")?;
         ensure(leases.held_len() == held, "a lease without a holder")
     }
+}
+
+/// New SPIs were free before, moved ones come from these very records: so each must only occur once.
+fn check_child_spis(writes: &Writes) -> Result<(), Refusal> {
+    let mut seen = BTreeSet::new();
+    let mut children = writes.values().flatten().flat_map(|record| &record.children);
+    if children.all(|child| seen.insert(child.spi_in)) { Ok(()) } else { Err(Refusal::SpiTaken) }
 }

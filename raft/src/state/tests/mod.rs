@@ -39,8 +39,7 @@ struct World {
 impl World {
     /// One node that runs and owns all segments in epoch 1.
     fn new() -> World {
-        let mut world = World::default();
-        world.index = 1;
+        let mut world = World { index: 1, ..World::default() };
         world.done(create());
         world.done(start_after(NONE, A, RUN_A));
         let segments = Segment::all().map(|segment| (segment, Epoch(0))).collect();

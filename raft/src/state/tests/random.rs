@@ -258,8 +258,15 @@ fn damaged_snapshots() {
     for len in (0..octets.len()).step_by(97).chain(octets.len() - 50..octets.len()) {
         assert!(State::decode_snapshot(&mut &octets[..len]).is_err(), "cut at {len}");
     }
-    // A record left out, two exchanged with the end.
     let records: Vec<Vec<u8>> = world.state.snapshot().collect();
+    let mut decoder = SnapshotDecoder::default();
+    assert!(decoder.push(&records[1]).is_err(), "the header comes first");
+    records.iter().try_for_each(|record| decoder.push(record)).expect("the whole of it");
+    assert!(decoder.is_complete());
+    for record in &records {
+        assert!(decoder.push(record).is_err(), "nothing follows the end");
+    }
+    // A record left out.
     for left_out in 0..records.len() {
         let mut decoder = SnapshotDecoder::default();
         let kept = records.iter().enumerate().filter(|(n, _)| *n != left_out);

@@ -193,7 +193,7 @@ fn guards_name_segment_epoch_and_incarnation() {
     assert_eq!(world.refused(Command::Sa(change)), spi_taken);
 }
 
-//= test AL-2
+//= test ES-9
 #[test]
 fn numbers_without_esn_end_at_the_32_bit_limit() {
     let mut world = World::new();

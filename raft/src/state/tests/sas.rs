@@ -75,7 +75,6 @@ fn of_two_decisions_on_one_revision_one_counts() {
     assert_eq!(world.state.record(ALICE).unwrap().last_reply.as_ref().unwrap().octets, [1]);
 }
 
-//= test IK-5
 #[test]
 fn child_spis_are_unique_in_the_cluster() {
     let mut world = two();
@@ -84,6 +83,11 @@ fn child_spis_are_unique_in_the_cluster() {
         let mut record = record(fresh, "carol", &[]);
         record.children = children.iter().map(|&n| a_child(child_spi(SEG, n))).collect();
         establish(record)
+    };
+    let add_ike_with = |child| {
+        let mut record = record(fresh, "alice", &[]);
+        record.children = vec![a_child(child_spi(SEG, child))];
+        Step::AddIke(Box::new(record))
     };
     let other_segment = ChildSpi(child_spi(Segment(8), 3).0);
     for (spi, steps, refusal) in [
@@ -103,6 +107,7 @@ fn child_spis_are_unique_in_the_cluster() {
             R::SpiTaken,
         ),
         (fresh, vec![establish(record(spi(SEG, 10), "carol", &[]))], R::SpiTaken),
+        (ALICE, vec![add_child(child_spi(SEG, 3)), add_ike_with(3)], R::SpiTaken),
         (fresh, vec![add_child(child_spi(SEG, 3))], R::NotFound),
     ] {
         let command = world.sa(spi, steps);
@@ -130,6 +135,7 @@ fn a_record_that_makes_no_sense_is_refused_and_not_asserted() {
     }
 }
 
+//= test IK-63
 #[test]
 fn an_ike_rekey_hands_over_children_and_leases() {
     let mut world = two();
@@ -161,7 +167,8 @@ fn an_ike_rekey_hands_over_children_and_leases() {
 fn an_heir_must_be_of_the_segment() {
     let mut world = two();
     let elsewhere = spi(Segment(8), 1);
-    world.establish(elsewhere, child_spi(Segment(8), 1), "alice", &[]);
+    let command = world.sa(elsewhere, vec![establish(record(elsewhere, "alice", &[]))]);
+    world.done(command);
     for by in [elsewhere, BOB, ALICE, spi(SEG, 99)] {
         let command = world.sa(ALICE, vec![Step::Inherit { by }]);
         refused(&mut world, command);
