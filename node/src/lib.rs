@@ -1,6 +1,7 @@
 //! node
 pub mod config;
 pub mod control;
+pub mod datapath;
 pub mod fault;
 pub mod io;
 pub mod observe;

@@ -35,19 +35,15 @@ pub enum DropReason {
     TooBig,
     /// A NAT keepalive: nothing is wrong.
     Keepalive,
-    /// More IKE messages than the control side takes in one batch.
+    /// More IKE messages than the control side takes.
     IkeOverload,
-    /// The queue to the control side was full.
-    QueueFull,
-    /// The operating system did not take a datagram.
-    SendFailed,
-    /// The TUN device did not take a packet.
-    TunFailed,
+    /// No socket has the local address of the SA's path.
+    NoSocket,
 }
 
 impl DropReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [DropReason; 19] = [
+    pub const ALL: [DropReason; 17] = [
         DropReason::UnknownSpi,
         DropReason::NotOwner,
         DropReason::Replay,
@@ -64,9 +60,7 @@ impl DropReason {
         DropReason::TooBig,
         DropReason::Keepalive,
         DropReason::IkeOverload,
-        DropReason::QueueFull,
-        DropReason::SendFailed,
-        DropReason::TunFailed,
+        DropReason::NoSocket,
     ];
 
     /// The metric label.
@@ -88,9 +82,7 @@ impl DropReason {
             DropReason::TooBig => "too_big",
             DropReason::Keepalive => "keepalive",
             DropReason::IkeOverload => "ike_overload",
-            DropReason::QueueFull => "queue_full",
-            DropReason::SendFailed => "send_failed",
-            DropReason::TunFailed => "tun_failed",
+            DropReason::NoSocket => "no_socket",
         }
     }
 }
@@ -106,6 +98,13 @@ impl Drops {
 
     pub fn add(&mut self, reason: DropReason, packets: u64) {
         self.0[reason as usize] += packets;
+    }
+
+    /// Adds the counts of another.
+    pub fn merge(&mut self, other: &Drops) {
+        for (own, more) in self.0.iter_mut().zip(other.0) {
+            *own += more;
+        }
     }
 
     pub fn of(&self, reason: DropReason) -> u64 {

@@ -14,9 +14,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::lifetime::Age;
 use super::table::{Child, Event, Table, raise};
-use super::tunnel::{self, HEADER};
+use super::tunnel;
 use super::{DropReason, Flow};
-use crate::types::{ChildSpi, Millis};
+use crate::spec::{ESP_HEADER_LEN, ESP_TRAILER_LEN};
+use crate::types::Millis;
+use crate::wire;
 
 /// One packet of a batch: where it lies in the arena, from the SPI on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +81,8 @@ impl Table {
         arrival: &Arrival,
         packet: &mut [u8],
     ) -> Result<Range<usize>, DropReason> {
-        let (spi, low) = header(packet).ok_or(DropReason::Malformed)?;
-        //= ES-1
-        if spi.0 < ChildSpi::FIRST {
-            return Err(DropReason::Malformed);
-        }
+        let header = wire::esp::Packet::new(packet).map_err(|_| DropReason::Malformed)?;
+        let spi = header.spi();
         if self.served(spi.segment()).is_none() {
             return Err(DropReason::NotOwner);
         }
@@ -91,7 +90,7 @@ impl Table {
         let Some(Some(child)) = self.children.get_mut(index.0 as usize) else {
             return Err(DropReason::UnknownSpi);
         };
-        let seq = child.window.infer(low);
+        let seq = child.window.infer(header.seq_low());
         child.window.check(seq).map_err(|_| DropReason::Replay)?;
         if child.reported == Age::Hard {
             return Err(DropReason::Expired);
@@ -99,13 +98,13 @@ impl Table {
         let protection = child.protection();
         // Shorter than an empty payload: not worth a key.
         //= ES-28
-        if packet.len() < HEADER + protection.iv_len() + 2 + protection.icv_len() {
+        if packet.len() < ESP_HEADER_LEN + protection.iv_len() + ESP_TRAILER_LEN + protection.icv_len() {
             return Err(DropReason::Malformed);
         }
         let len = packet.len();
         let high = child.esn().then_some((seq.0 >> 32) as u32);
         //= ES-3
-        let plain = child.open.open(high, packet, HEADER).map_err(|_| DropReason::Integrity)?;
+        let plain = child.open.open(high, packet, ESP_HEADER_LEN).map_err(|_| DropReason::Integrity)?;
 
         // From here on the packet is the peer's.
         let advances = child.window.update(seq);
@@ -113,12 +112,12 @@ impl Table {
         heard(child, now, &mut self.events, advances.then_some((origin, arrival.peer)));
         child.grow(child.octets_in, seq.0, &mut self.events);
 
-        let inner = tunnel::read_trailer(plain, !protection.is_aead())?;
+        let inner = tunnel::read_trailer(plain)?;
         let inner = &mut plain[..inner];
         let flow = Flow::of(inner).map_err(|_| DropReason::Malformed)?;
         child.selectors.admit_inbound(&flow)?;
         tunnel::merge_ecn(inner, flow.tos, arrival.tos)?;
-        let start = HEADER + protection.iv_len();
+        let start = ESP_HEADER_LEN + protection.iv_len();
         Ok(start..start + inner.len())
     }
 }
@@ -145,17 +144,11 @@ fn heard(child: &mut Child, now: Millis, events: &mut Vec<Event>, moves: Option<
     }
 }
 
-fn header(packet: &[u8]) -> Option<(ChildSpi, u32)> {
-    let header: &[u8; HEADER] = packet.first_chunk()?;
-    let spi = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-    let low = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    Some((ChildSpi(spi), low))
-}
-
 /// What RFC 4301 and 4303 want auditable, with SPI, sequence number and sender.
 //= ES-27
 fn audit(reason: DropReason, packet: &[u8], peer: SocketAddr) -> Option<Event> {
-    let (child, number) = header(packet)?;
+    let header = wire::esp::Packet::new(packet).ok()?;
+    let (child, number) = (header.spi(), header.seq_low());
     match reason {
         DropReason::UnknownSpi => Some(Event::UnknownSpi { child, peer }),
         DropReason::Dummy | DropReason::NotOwner | DropReason::Ecn => None,

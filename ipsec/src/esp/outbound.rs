@@ -12,9 +12,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::DropReason;
 use super::lifetime::Age;
 use super::table::{Child, ChildIndex, Event, Table, raise};
-use super::tunnel::{HEADER, Layout, Trailer};
+use super::tunnel::{Layout, Trailer};
 use crate::record::Path;
+use crate::spec::ESP_HEADER_LEN;
 use crate::types::Millis;
+use crate::wire;
 
 /// Seals packets for one child. Dropping it publishes the child's counters and asks for more numbers if needed.
 #[derive(Debug)]
@@ -72,12 +74,13 @@ impl Sealer<'_> {
         let esn = child.esn();
         let Some(key) = &mut child.seal else { return Err(DropReason::Block) };
         let number = child.numbers.take(1).ok_or(DropReason::Block)?.first.0;
-        packet[..4].copy_from_slice(&child.spi_out.0.to_be_bytes());
-        packet[4..HEADER].copy_from_slice(&(number as u32).to_be_bytes());
+        let header = packet.first_chunk_mut().ok_or(DropReason::TooBig)?;
+        wire::esp::Packet::write(child.spi_out, number as u32, header);
         let trailer = Trailer::new(layout, inner);
         let high = esn.then_some((number >> 32) as u32);
         //= AL-2
-        key.seal_from(high, packet, HEADER, inner, trailer.as_slice()).map_err(|_| DropReason::Expired)?;
+        key.seal_from(high, packet, ESP_HEADER_LEN, inner, trailer.as_slice())
+            .map_err(|_| DropReason::Expired)?;
         child.octets_out = octets;
         self.packets += 1;
         Ok(layout.total)

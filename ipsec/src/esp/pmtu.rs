@@ -13,10 +13,9 @@ use std::net::IpAddr;
 
 use super::checksum;
 use super::flow::{Flow, IPV4_HEADER, IPV6_HEADER, Ports, protocol};
-use super::tunnel::{HEADER, Layout};
+use super::tunnel::Layout;
+use crate::spec::{ESP_HEADER_LEN, ESP_TRAILER_LEN, UDP_HEADER_LEN};
 use crypto::cipher::Protection;
-
-const UDP_HEADER: usize = 8;
 
 /// The least MTU that IPv4 (RFC 791) and IPv6 (RFC 8200) guarantee. We never claim a smaller one.
 pub const IPV4_MTU_MIN: usize = 576;
@@ -40,7 +39,7 @@ pub struct Outer {
 impl Outer {
     fn headers(self) -> usize {
         let ip = if self.ipv6 { IPV6_HEADER } else { IPV4_HEADER };
-        if self.udp { ip + UDP_HEADER } else { ip }
+        if self.udp { ip + UDP_HEADER_LEN } else { ip }
     }
 
     /// The length on the wire of an inner packet.
@@ -52,9 +51,9 @@ impl Outer {
     /// The longest inner packet that fits into an outer one of `mtu` octets.
     //= ES-21
     pub fn inner_mtu(self, protection: Protection, mtu: usize) -> usize {
-        let fixed = self.headers() + HEADER + protection.iv_len() + protection.icv_len();
+        let fixed = self.headers() + ESP_HEADER_LEN + protection.iv_len() + protection.icv_len();
         let room = mtu.saturating_sub(fixed);
-        (room - room % protection.align()).saturating_sub(2)
+        (room - room % protection.align()).saturating_sub(ESP_TRAILER_LEN)
     }
 }
 

@@ -304,6 +304,13 @@ impl Table {
         }
     }
 
+    /// Asks again for numbers for a child that packets wait for.
+    pub fn nudge(&mut self, spi_in: ChildSpi, now: Millis) {
+        let Some(index) = self.by_spi.get(&spi_in.0).copied() else { return };
+        // A sealer that seals nothing still asks.
+        drop(self.sealer(index, now));
+    }
+
     pub fn find(&self, spi_in: ChildSpi) -> Option<&Child> {
         self.child(*self.by_spi.get(&spi_in.0)?)
     }
@@ -319,6 +326,10 @@ impl Table {
     /// Counts since the start; the caller adds its own.
     pub fn drops(&mut self) -> &mut Drops {
         &mut self.drops
+    }
+
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// What happened since the last call.

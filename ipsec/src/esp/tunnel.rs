@@ -10,17 +10,13 @@
 
 use super::DropReason;
 use super::checksum;
-use super::flow::{self, protocol};
+use super::flow;
+use crate::spec::{ESP_HEADER_LEN, ESP_TRAILER_LEN, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, NEXT_HEADER_NONE};
+use crate::wire;
 use crypto::cipher::Protection;
 
-/// SPI and sequence number.
-pub const HEADER: usize = 8;
-
-/// Pad length and next header.
-const TRAILER: usize = 2;
-
 /// The largest alignment is that of AES-CBC.
-const TRAILER_MAX: usize = 15 + TRAILER;
+const TRAILER_MAX: usize = 15 + ESP_TRAILER_LEN;
 
 const PADDING: [u8; TRAILER_MAX] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 0];
 
@@ -38,9 +34,13 @@ impl Layout {
     //= ES-2
     //= ES-21
     pub fn new(protection: Protection, inner: usize) -> Layout {
-        let payload = HEADER + protection.iv_len();
-        let plain = (inner + TRAILER).next_multiple_of(protection.align());
-        Layout { payload, pad: plain - TRAILER - inner, total: payload + plain + protection.icv_len() }
+        let payload = ESP_HEADER_LEN + protection.iv_len();
+        let plain = (inner + ESP_TRAILER_LEN).next_multiple_of(protection.align());
+        Layout {
+            payload,
+            pad: plain - ESP_TRAILER_LEN - inner,
+            total: payload + plain + protection.icv_len(),
+        }
     }
 }
 
@@ -59,8 +59,8 @@ impl Trailer {
         let six = inner.first().is_some_and(|first| first >> 4 == 6);
         let mut octets = PADDING;
         octets[layout.pad] = layout.pad as u8;
-        octets[layout.pad + 1] = if six { protocol::IPV6 } else { protocol::IPV4 };
-        Trailer { octets, len: layout.pad + TRAILER }
+        octets[layout.pad + 1] = if six { NEXT_HEADER_IPV6 } else { NEXT_HEADER_IPV4 };
+        Trailer { octets, len: layout.pad + ESP_TRAILER_LEN }
     }
 
     pub fn as_slice(&self) -> &[u8] {
@@ -68,27 +68,22 @@ impl Trailer {
     }
 }
 
-/// The length of the inner packet in an opened payload. `strict`: the padding is compared with 1, 2, 3...
+/// The length of the inner packet in an opened payload.
 //= ES-1
 //= ES-2
 //= ES-7
 //= ES-8
-pub fn read_trailer(plain: &[u8], strict: bool) -> Result<usize, DropReason> {
-    let [.., pad, next] = plain else { return Err(DropReason::Malformed) };
-    let body = plain.len() - TRAILER;
-    let Some(end) = body.checked_sub(usize::from(*pad)) else { return Err(DropReason::Malformed) };
-    if strict && plain[end..body].iter().zip(1u8..).any(|(&octet, expected)| octet != expected) {
-        return Err(DropReason::Malformed);
-    }
-    let version = match *next {
-        protocol::IPV4 => 4,
-        protocol::IPV6 => 6,
-        protocol::NONE => return Err(DropReason::Dummy),
+pub fn read_trailer(plain: &[u8]) -> Result<usize, DropReason> {
+    let inside = wire::esp::Inside::of(plain).ok_or(DropReason::Malformed)?;
+    let version = match inside.next_header {
+        NEXT_HEADER_IPV4 => 4,
+        NEXT_HEADER_IPV6 => 6,
+        NEXT_HEADER_NONE => return Err(DropReason::Dummy),
         _ => return Err(DropReason::NextHeader),
     };
     // What is between the packet's own end and the padding is traffic flow confidentiality (RFC 4303, 2.7).
-    let inner = flow::stated_len(&plain[..end]).map_err(|_| DropReason::Malformed)?;
-    if plain[0] >> 4 != version { Err(DropReason::Malformed) } else { Ok(inner) }
+    let inner = flow::stated_len(&plain[..inside.len]).map_err(|_| DropReason::Malformed)?;
+    if plain[0] >> 4 == version { Ok(inner) } else { Err(DropReason::Malformed) }
 }
 
 /// The two bits of RFC 3168.
@@ -226,25 +221,24 @@ mod tests {
         let packet = udp("10.0.0.1", "10.0.0.2", (1, 2), 2); // 30 octets
         let six = udp("::1", "::2", (1, 2), 2);
         let with = |inner: &[u8], rest: &[u8]| [inner, rest].concat();
-        for (plain, strict, outcome, why) in [
-            (with(&packet, &[0, 4]), true, Ok(30), "no padding"),
-            (with(&packet, &[1, 2, 2, 4]), true, Ok(30), "two octets of padding"),
-            (with(&six, &[1, 2, 2, 41]), true, Ok(50), "IPv6"),
-            (with(&packet, &[1, 3, 2, 4]), true, Err(DropReason::Malformed), "wrong padding"),
-            (with(&packet, &[1, 3, 2, 4]), false, Ok(30), "wrong padding under an AEAD"),
-            (with(&packet, &[9, 9, 9, 1, 1, 4]), true, Ok(30), "TFC padding"),
-            (with(&packet, &[3, 4]), false, Err(DropReason::Malformed), "the padding eats the packet"),
-            (with(&[], &[9, 4]), false, Err(DropReason::Malformed), "more padding than there is"),
-            (with(&packet, &[0, 41]), true, Err(DropReason::Malformed), "IPv4 under the number of IPv6"),
-            (with(&six, &[0, 4]), true, Err(DropReason::Malformed), "and the reverse"),
-            (with(&packet, &[0, 59]), true, Err(DropReason::Dummy), "a dummy"),
-            (with(&[], &[0, 59]), true, Err(DropReason::Dummy), "an empty dummy"),
-            (with(&packet, &[0, 17]), true, Err(DropReason::NextHeader), "transport mode"),
-            (with(&packet[..29], &[0, 4]), true, Err(DropReason::Malformed), "cut"),
-            (vec![4], true, Err(DropReason::Malformed), "no trailer"),
-            (vec![], true, Err(DropReason::Malformed), "nothing"),
+        for (plain, outcome, why) in [
+            (with(&packet, &[0, 4]), Ok(30), "no padding"),
+            (with(&packet, &[1, 2, 2, 4]), Ok(30), "two octets of padding"),
+            (with(&six, &[1, 2, 2, 41]), Ok(50), "IPv6"),
+            (with(&packet, &[1, 3, 2, 4]), Err(DropReason::Malformed), "wrong padding"),
+            (with(&packet, &[9, 9, 9, 1, 1, 4]), Ok(30), "TFC padding"),
+            (with(&packet, &[3, 4]), Err(DropReason::Malformed), "the padding eats the packet"),
+            (with(&[], &[9, 4]), Err(DropReason::Malformed), "more padding than there is"),
+            (with(&packet, &[0, 41]), Err(DropReason::Malformed), "IPv4 under the number of IPv6"),
+            (with(&six, &[0, 4]), Err(DropReason::Malformed), "and the reverse"),
+            (with(&packet, &[0, 59]), Err(DropReason::Dummy), "a dummy"),
+            (with(&[], &[0, 59]), Err(DropReason::Dummy), "an empty dummy"),
+            (with(&packet, &[0, 17]), Err(DropReason::NextHeader), "transport mode"),
+            (with(&packet[..29], &[0, 4]), Err(DropReason::Malformed), "cut"),
+            (vec![4], Err(DropReason::Malformed), "no trailer"),
+            (vec![], Err(DropReason::Malformed), "nothing"),
         ] {
-            assert_eq!(read_trailer(&plain, strict), outcome, "{why}");
+            assert_eq!(read_trailer(&plain), outcome, "{why}");
         }
     }
 
@@ -258,7 +252,7 @@ mod tests {
                 assert_eq!((layout.total - layout.payload - protection.icv_len()) % protection.align(), 0);
                 let plain = [&inner, Trailer::new(layout, &inner).as_slice()].concat();
                 assert_eq!(plain.len(), layout.total - layout.payload - protection.icv_len());
-                assert_eq!(read_trailer(&plain, true), Ok(inner.len()));
+                assert_eq!(read_trailer(&plain), Ok(inner.len()));
             }
         }
     }

@@ -1,0 +1,46 @@
+//! What crosses the two queues between the control side and a worker.
+
+use ipsec::datagram::Datagram;
+use ipsec::esp::{Event, Install};
+use ipsec::record::{Block, Path};
+use ipsec::types::{ChildSpi, Epoch, EspSeq, Millis, Segment, Spi};
+
+/// What the control side wants of a worker. Orders that no longer fit (a child that is gone, an epoch that has passed)
+/// are ignored: the log has moved on, and later orders say where to.
+#[derive(Debug)]
+pub enum Order {
+    /// The segment is assigned to our running incarnation under this epoch.
+    Serve { segment: Segment, epoch: Epoch },
+    /// It no longer is: its children and keys go.
+    Unserve { segment: Segment },
+    /// A new child, or a known one whose record has changed.
+    Install(Box<Install>),
+    /// Numbers that were committed for a child.
+    Grant { child: ChildSpi, block: Block },
+    /// A child was deleted.
+    Remove { child: ChildSpi },
+    /// The record of an IKE SA says that its peer is elsewhere now.
+    Moved { ike: Spi, path: Path },
+    /// The peer is known to use this child: it may be sent on, although nothing came in on it yet.
+    Confirm { child: ChildSpi },
+    /// Everything up to `edge` was received: a mark of the owner before us.
+    RaiseEdge { child: ChildSpi, edge: EspSeq },
+    /// The largest packet that the way to a peer takes, outer headers included.
+    PathMtu { ike: Spi, octets: usize },
+    /// IKE messages to send, after the orders before this one.
+    Send(Vec<Datagram>),
+    /// Nothing may leave from this moment on unless it is renewed (DESIGN, Who owns what). In the milliseconds of
+    /// `io::clock::Clock::now`.
+    Lease { until: Millis },
+}
+
+/// What a worker tells the control side.
+#[derive(Debug)]
+pub enum Report {
+    /// IKE messages that came in, those that belong to an IKE SA first.
+    Ike(Vec<Datagram>),
+    /// What the packets of this lap brought about: see `ipsec::esp::Event`.
+    Events(Vec<Event>),
+    /// A socket or the device is of no further use; the worker has ended. Fatal to the process.
+    Failed(String),
+}

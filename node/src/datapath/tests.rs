@@ -1,0 +1,1 @@
+//! A worker between fakes.
