@@ -43,6 +43,7 @@ pub const RETRANSMIT_TRIES: u32 = 6;
 pub const TEMPORARY_FAILURE_WAIT_MS: u64 = 5_000;
 
 /// Octets of an IKE message. Peers with long certificate chains and no fragmentation stay below 12,000.
+//= IK-1
 pub const IKE_MESSAGE_LEN_MAX: usize = 16_384;
 /// Payloads of one chain. A Windows client sends about 20, strongSwan with every extension about 30.
 pub const PAYLOADS_MAX: usize = 64;

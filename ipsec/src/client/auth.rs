@@ -66,6 +66,7 @@ impl Client {
         if let Some(config) = self.address_request() {
             payloads.push(config);
         }
+        payloads.push(Notify::bare(NotifyType::ESP_TFC_PADDING_NOT_SUPPORTED));
         payloads.push(offer.clone());
         payloads.push(Payload::TsI(Ts::new(local_ts.clone())));
         payloads.push(Payload::TsR(Ts::new(self.config.remote_ts.clone())));

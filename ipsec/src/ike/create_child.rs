@@ -183,6 +183,9 @@ impl Endpoint {
             block: Block::NONE,
             granted: EspSeq(0),
         };
+        // No notify of an offer comes back: not compression, not transport mode.
+        //= IK-92
+        //= IK-93
         let mut answer =
             Payloads::default().with(Sa::answer(agreed.answer.with_spi(spi_in.0.to_be_bytes().to_vec())));
         if request.create_child_sa {

@@ -75,6 +75,8 @@ impl Endpoint {
         datagram: &Datagram,
         ctx: &mut Context<'_>,
     ) -> Result<Verdict, DropReason> {
+        // Our SPI alone tells the SA: addresses and SPIs of theirs may be the same for many (NAT).
+        //= IK-100
         let Some(record) = ctx.view.record(header.receiver_spi()) else {
             return self.without_record(header, datagram, ctx);
         };

@@ -444,6 +444,8 @@ impl GroupId {
         }
     }
 
+    /// `None` for the weak groups too, which some peers still offer.
+    //= IK-30
     pub fn group(self) -> Option<Group> {
         match self {
             GroupId::MODP_2048 => Some(Group::Modp2048),

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 
 use crypto::Secret;
 use crypto::cipher::{OpenKey, SealKey};
-use crypto::rng::SeededRng;
+use crypto::rng::{Rng, SeededRng};
 use ipsec::client::{self, Client};
 use ipsec::datagram::Datagram;
 use ipsec::ike::Order;
 use ipsec::policy::Identity;
-use ipsec::record::{ChildRecord, IkeRecord, Phase};
+use ipsec::record::{ChildRecord, IkeRecord, Phase, Side};
 use ipsec::types::Millis;
-use ipsec::wire::{Header, Message};
+use ipsec::wire::{ExchangeType, Header, Message, Payloads};
 
 use super::gateway::{self, Gateway};
 
@@ -173,7 +173,6 @@ impl World {
 
     /// A packet as the gateway would send it on this child. Each call uses an epoch of its own.
     fn seal_as(&mut self, child: &ChildRecord, inner: &[u8]) -> Vec<u8> {
-        use crypto::rng::Rng;
         let epoch = self.rng.u32() >> 8;
         let (encr, integ) = (child.keys.encr_out.as_bytes(), child.keys.integ_out.as_bytes());
         let protection = child.suite.protection;
@@ -207,9 +206,52 @@ impl World {
     }
 }
 
-/// The smallest IPv4 packet that says what it is.
+/// An IPv4 packet with one octet in UDP, from the first address of the pool to the protected network.
 pub fn inner_packet() -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 21, 0, 0, 0, 0, 64, 17, 0, 0, 10, 99, 0, 1, 10, 10, 0, 1];
-    packet.push(0xaa);
-    packet
+    let ip = [0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0, 10, 99, 0, 1, 10, 10, 0, 1];
+    let udp = [0x30, 0x39, 0, 53, 0, 9, 0, 0];
+    [&ip[..], &udp, &[0xaa]].concat()
+}
+
+/// Somebody who knows the keys of the client and says what a client never would.
+impl World {
+    /// Sends a request with these payloads on the gateway's only IKE SA; returns what the gateway answers.
+    pub fn say(&mut self, exchange: ExchangeType, payloads: Payloads) -> Payloads {
+        let record = self.established().pop().expect("an IKE SA");
+        let (spi_i, spi_r) = record.spis();
+        let header = Header {
+            spi_i,
+            spi_r,
+            exchange,
+            initiator: record.initiator == Side::Peer,
+            response: false,
+            message_id: record.expected,
+        };
+        let protection = record.suite.protection;
+        let (ours, theirs) = match record.initiator {
+            Side::Peer => (record.keys.sent_by_initiator(), record.keys.sent_by_responder()),
+            Side::Us => (record.keys.sent_by_responder(), record.keys.sent_by_initiator()),
+        };
+        let epoch = self.rng.u32() >> 8;
+        let (encr, integ) = (ours.0.as_bytes(), ours.1.as_bytes());
+        let mut seal = SealKey::reference(protection, encr, integ, epoch, &mut self.rng).unwrap();
+        let octets = Message { header, payloads, encrypted: None }.seal(&mut seal).unwrap();
+        let datagram = Datagram::new(record.path.local, record.path.peer, octets);
+        let replies = self.gateway.handle(&datagram, self.now);
+        let [reply] = &replies[..] else { panic!("one reply: {replies:?} {:?}", self.gateway.drops) };
+        let open = OpenKey::reference(protection, theirs.0.as_bytes(), theirs.1.as_bytes()).unwrap();
+        let message = Message::parse(&reply.octets).unwrap();
+        message.encrypted.expect("a protected reply").open(&reply.octets, &open).unwrap()
+    }
+
+    /// The payloads of a message that the gateway sent on an IKE SA of this record's keys.
+    pub fn read(&self, record: &IkeRecord, octets: &[u8]) -> Payloads {
+        let keys = match record.initiator {
+            Side::Peer => record.keys.sent_by_responder(),
+            Side::Us => record.keys.sent_by_initiator(),
+        };
+        let (encr, integ) = (keys.0.as_bytes(), keys.1.as_bytes());
+        let open = OpenKey::reference(record.suite.protection, encr, integ).unwrap();
+        Message::parse(octets).unwrap().encrypted.unwrap().open(octets, &open).unwrap()
+    }
 }
