@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Context, Result, Stop};
-use crate::scenarios::Ended;
+use crate::scenarios::{self, Ended};
 use crate::spec;
-use crate::world::exec;
+use crate::world::{exec, sandbox};
 
 /// One line of the summary.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,14 +62,11 @@ pub fn verify(choice: Choice) -> Result<bool> {
         }
     });
     if choice.without_scenarios {
-        items.push(Item {
-            name: "scenarios".into(),
-            fault: Some("left out by request".into()),
-            skipped: true,
-            seconds: 0.0,
-        });
+        skip_scenarios(&mut items, "left out by request");
+    } else if let Err(stop) = sandbox::require() {
+        skip_scenarios(&mut items, &stop.to_string());
     } else {
-        scenarios(&mut items);
+        run_scenarios(&mut items);
     }
     Ok(summarise(&items))
 }
@@ -172,7 +169,7 @@ fn cargo(items: &mut Vec<Item>, name: &str, arguments: &[&str], environment: &[(
     });
 }
 
-/// All tests of all crates: one summary line a test. A test that lacks something prints `skipped: NAME: why`.
+/// All tests of all crates: one summary line a test. A test that lacks something prints `skipped: why`.
 fn tests(items: &mut Vec<Item>) {
     step(items, "tests build", || {
         let status =
@@ -215,31 +212,49 @@ fn tests(items: &mut Vec<Item>) {
     items.push(whole);
 }
 
+/// One item a test. A passing test that printed `skipped ...` counts as skipped, with what it printed as the reason.
 fn read_test_output(text: &str) -> Vec<Item> {
-    let mut items = Vec::new();
+    let mut items: Vec<Item> = Vec::new();
+    let mut speaking = String::new();
     for line in text.lines() {
         if let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
-            let (fault, skipped) = match result.split_whitespace().next() {
+            let (fault, skipped) = match result.split([' ', ',']).next() {
                 Some("ok") => (None, false),
-                Some("ignored") => (Some("ignored".to_owned()), true),
+                Some("ignored") => (Some(result.to_owned()), true),
                 _ => (Some("failed; its output is above".to_owned()), false),
             };
             items.push(Item { name: name.to_owned(), fault, skipped, seconds: 0.0 });
-        } else if let Some(why) = line.trim().strip_prefix("skipped: ") {
-            let (name, why) = why.split_once(": ").unwrap_or((why, "see its output"));
-            items.push(Item {
-                name: name.to_owned(),
-                fault: Some(why.to_owned()),
-                skipped: true,
-                seconds: 0.0,
+        } else if let Some(name) =
+            line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
+        {
+            name.clone_into(&mut speaking);
+        } else if line.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("skipped"))
+            && let Some(item) = items.iter_mut().rev().find(|item| item.name == speaking)
+            && (item.fault.is_none() || item.skipped)
+        {
+            item.skipped = true;
+            let why = line.trim_start()[7..].trim_start_matches([':', ' ']);
+            item.fault = Some(match &item.fault {
+                Some(before) => format!("{before}; {why}"),
+                None => why.to_owned(),
             });
         }
     }
     items
 }
 
+fn skip_scenarios(items: &mut Vec<Item>, why: &str) {
+    println!("== scenarios skipped: {why}");
+    items.extend(scenarios::all().iter().map(|scenario| Item {
+        name: scenario.name.to_owned(),
+        fault: Some(why.to_owned()),
+        skipped: true,
+        seconds: 0.0,
+    }));
+}
+
 /// Runs the scenarios in their sandbox, which is another process, and takes its results over.
-fn scenarios(items: &mut Vec<Item>) {
+fn run_scenarios(items: &mut Vec<Item>) {
     println!("== scenarios");
     let run = || -> Result<Vec<Item>> {
         build_program()?;
@@ -279,9 +294,11 @@ running 4 tests
 test a::b ... ok
 test a::c ... FAILED
 test a::d ... ignored, slow
+test a::e ... ok
 successes:
 ---- a::e stdout ----
-skipped: a::e: no vectors here
+SKIPPED a::e: no vectors here
+skipped: again
 ";
         let items = read_test_output(text);
         let shown: Vec<(&str, bool, bool)> =

@@ -1,3 +1,4 @@
+//! Any octets as ESP packets; `entry.rs` says what must hold.
 #![no_main]
 
 #[path = "../entry.rs"]

@@ -1,3 +1,5 @@
+//! Getting in: inner addresses, another group asked for, a repeated first request, cookies, coming back.
+
 use crypto::cipher::Cipher;
 use crypto::kex::Group;
 use crypto::prf::Prf;

@@ -1,3 +1,5 @@
+//! Deletes by either side and by both at once, silence, a new NAT mapping, a connection that left the configuration.
+
 use ipsec::client::{self, End};
 use ipsec::ike::{Event, Order};
 use ipsec::record::Why;

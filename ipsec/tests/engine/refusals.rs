@@ -1,3 +1,5 @@
+//! What a client is told when it cannot be served, and what a forger gets: nothing that costs the peer.
+
 use crypto::Secret;
 use crypto::cipher::Cipher;
 use crypto::kex::Group;

@@ -1,3 +1,5 @@
+//! Rekeys of both kinds by both sides, crossing each other, waiting for each other, and by lifetime.
+
 use crypto::kex::Group;
 use ipsec::client::{self, Client};
 use ipsec::datagram::Datagram;

@@ -1,3 +1,5 @@
+//! A new owner of the segment goes on from the committed records, at every moment of an exchange.
+
 use ipsec::client;
 use ipsec::ike::Order;
 use ipsec::record::Refusal;

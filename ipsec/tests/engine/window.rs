@@ -1,3 +1,5 @@
+//! Message IDs: exact repetition, what lies outside the window, a reply that waits for its commit.
+
 use ipsec::client::Order;
 use ipsec::ike::DropReason;
 use ipsec::record::Refusal;

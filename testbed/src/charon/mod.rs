@@ -236,10 +236,13 @@ impl IkeSa {
         }
     }
 
-    /// The child SA, when there is exactly one.
+    /// The child SA, when there is exactly one. charon keeps a deleted one for five seconds, to receive late packets.
     pub fn child(&self) -> Result<&ChildSa> {
-        ensure!(self.children.len() == 1, "{} child SAs: {:?}", self.children.len(), self.children);
-        Ok(&self.children[0])
+        let mut children = self.children.iter().filter(|child| child.state != "DELETED");
+        match (children.next(), children.next()) {
+            (Some(child), None) => Ok(child),
+            _ => Err(format!("not one child SA but {:?}", self.children).into()),
+        }
     }
 }
 

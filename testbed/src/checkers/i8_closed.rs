@@ -2,10 +2,8 @@
 
 use std::net::IpAddr;
 
-use ipsec::policy::Network;
-
-use super::Report;
 use super::pcap::{Packet, What};
+use super::{Network, Report};
 
 /// Judges the outer cable: every packet with an inner address on it, in either place, is a leak.
 pub fn check_outside(packets: &[Packet], inner: &[Network]) -> Report {
@@ -60,8 +58,7 @@ mod tests {
     use super::*;
 
     fn net(text: &str) -> Network {
-        let (address, prefix) = text.split_once('/').unwrap();
-        Network { address: address.parse().unwrap(), prefix: prefix.parse().unwrap() }
+        text.parse().unwrap()
     }
 
     fn clear(source: &str, destination: &str) -> Packet {

@@ -10,9 +10,11 @@ pub mod i8_closed;
 pub mod pcap;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::str::FromStr;
 
 use crate::ensure;
-use crate::outcome::Result;
+use crate::outcome::{Result, Stop};
 
 /// What a checker found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +27,6 @@ pub struct Report {
 impl Report {
     /// An error naming the first violations, or saying that there was nothing to judge.
     pub fn must_hold(&self, invariant: &str) -> Result {
-        ensure!(self.judged > 0, "{invariant}: the capture holds nothing to judge");
         let shown = self.violations.iter().take(5).cloned().collect::<Vec<_>>().join("\n  ");
         ensure!(
             self.violations.is_empty(),
@@ -33,7 +34,43 @@ impl Report {
             self.violations.len(),
             self.judged
         );
+        ensure!(self.judged > 0, "{invariant}: the capture holds nothing to judge");
         Ok(())
+    }
+}
+
+/// A prefix, as `10.99.0.0/16`. Not the one of the crate that is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    bits: u128,
+    mask: u128,
+    ipv4: bool,
+}
+
+impl Network {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.ipv4 && bits(ip) & self.mask == self.bits
+    }
+}
+
+impl FromStr for Network {
+    type Err = Stop;
+
+    fn from_str(text: &str) -> Result<Network> {
+        let wrong = || Stop::Failed(format!("{text} is no network"));
+        let (ip, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let ip: IpAddr = ip.parse().map_err(|_| wrong())?;
+        let prefix: u32 = prefix.parse().map_err(|_| wrong())?;
+        // IPv4 stands in the upper bits, so that one mask serves both.
+        let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+        Ok(Network { bits: bits(ip) & mask, mask, ipv4: ip.is_ipv4() })
+    }
+}
+
+fn bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)) << 96,
+        IpAddr::V6(ip) => u128::from(ip),
     }
 }
 

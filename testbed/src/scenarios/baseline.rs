@@ -5,11 +5,12 @@
 
 use super::Scenario;
 use super::common::{ALICE, ESP, IKE, MIB, both_ways, server};
+use super::s4_many::Tunnels;
 use crate::charon::{Charon, Connection, Settings};
 use crate::checkers::{i1_no_repeats, i3_same_bytes, i8_closed, pcap};
 use crate::ensure;
 use crate::outcome::{Context, Result};
-use crate::world::{Bed, SERVICE, World};
+use crate::world::{Bed, SERVICE, World, ping_from};
 use crate::{keys, tshark};
 
 pub(super) const LIST: &[Scenario] = &[
@@ -20,9 +21,10 @@ pub(super) const LIST: &[Scenario] = &[
     },
     Scenario {
         name: "b2-oracles",
-        what: "checkers and tshark agree on strongSwan, and see a flipped bit",
+        what: "checkers and tshark pass strongSwan, and see a flipped bit",
         run: oracles,
     },
+    Scenario { name: "b3-strongswan-many", what: "50 tunnels, and two clients behind a NAT", run: many },
 ];
 
 struct Pair {
@@ -63,6 +65,22 @@ fn pair(bed: &Bed) -> Result {
     pair.client.terminate(ALICE)?;
     ensure!(pair.client.sas()?.is_empty(), "SAs stay after a delete");
     Ok(())
+}
+
+fn many(bed: &Bed) -> Result {
+    let world = World::behind_nat(bed)?;
+    world.give_service_addresses_to_kernel()?;
+    let gateway = Charon::start(&world.gateway, &world.path("gateway"), &Settings::default())?;
+    gateway.load(&Connection::gateway())?;
+    let second = world.client2.as_ref().context("the world has no second client")?;
+    let bob = Charon::start(second, &world.path("bob"), &Settings::default())?;
+    bob.load(&Connection::client("bob"))?;
+    bob.initiate("bob")?;
+    ping_from(second, server(false), None, 3)?;
+    let client = Charon::start(&world.client, &world.path("client"), &Settings::default())?;
+    let tunnels = Tunnels::connect(&client, 50)?;
+    tunnels.all_carry(&world.client, &client)?;
+    ping_from(second, server(false), None, 3)
 }
 
 fn oracles(bed: &Bed) -> Result {

@@ -6,13 +6,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use ipsec::policy::Network;
-
 use super::Scenario;
 use super::common::{ALICE, Connected, Gateway, MIB, both_ways, server};
 use crate::charon::Settings;
 use crate::checkers::i2_within_blocks::Grant;
-use crate::checkers::{i1_no_repeats, i2_within_blocks, i3_same_bytes, i8_closed, pcap};
+use crate::checkers::{Network, i1_no_repeats, i2_within_blocks, i3_same_bytes, i8_closed, pcap};
 use crate::ensure;
 use crate::outcome::{Context, Result};
 use crate::world::{Bed, NET, NET6, POOL, POOL6, SERVICE};
@@ -226,11 +224,7 @@ pub fn inner_networks() -> Result<Vec<Network>> {
 }
 
 fn networks(texts: &[&str]) -> Result<Vec<Network>> {
-    let read = |text: &str| -> Result<Network> {
-        let (address, prefix) = text.split_once('/').context("a prefix")?;
-        Ok(Network { address: address.parse().context(text)?, prefix: prefix.parse().context(text)? })
-    };
-    texts.iter().map(|text| read(text)).collect()
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>> {

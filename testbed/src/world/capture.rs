@@ -38,8 +38,8 @@ impl Capture {
 
     /// Ends the recording; an error when the recorder missed packets, for then nothing is proved.
     pub fn stop(mut self) -> Result<PathBuf> {
-        // The kernel hands packets over in blocks; the last one follows within this time.
-        std::thread::sleep(Duration::from_millis(300));
+        // The kernel hands packets over in blocks; the last one follows within a second.
+        std::thread::sleep(Duration::from_millis(1200));
         exec::signal(self.recorder.pid(), Signal::INT)?;
         eventually(Duration::from_secs(10), || match self.recorder.still_running() {
             Ok(()) => Err(Stop::from("tcpdump does not end")),

@@ -10,6 +10,10 @@ use std::process::Command;
 use super::exec;
 use crate::outcome::{Context, Result, Stop};
 
+/// What makes the sandbox.
+const UNSHARE: [&str; 8] =
+    ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"];
+
 const INSIDE: &str = "PONTOON_TESTBED_SANDBOX";
 
 /// True in the process that runs inside the sandbox.
@@ -22,27 +26,35 @@ pub fn enter() -> Result {
     if inside() {
         return prepare();
     }
-    exec::require("unshare")?;
     let own = std::env::current_exe().context("the path of this program")?;
+    let mut command = unshare()?;
+    command.arg(own).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+    Err(Stop::Failed(format!("unshare: {}", command.exec())))
+}
+
+/// Skips with the reason where the machine allows no such namespaces.
+pub fn require() -> Result {
+    if inside() {
+        return Ok(());
+    }
+    let output = unshare()?.arg("true").output().context("unshare")?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Stop::Skipped(format!(
+            "this machine allows no namespaces: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
+    }
+}
+
+fn unshare() -> Result<Command> {
+    exec::require("unshare")?;
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command
-        .args([
-            "--mount",
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "--propagation",
-            "private",
-        ])
-        .arg(own)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1");
-    Err(Stop::Failed(format!("unshare: {}", command.exec())))
+    command.args(UNSHARE);
+    Ok(command)
 }
 
 fn prepare() -> Result {
