@@ -78,7 +78,8 @@ fn perform(world: &mut World, act: &Act) {
             }
         }
         Act::GatewayRekeyIke => {
-            if let Some(record) = world.established().first() {
+            // One without children is the outcome of crossing rekeys that is not decided yet.
+            if let Some(record) = world.established().iter().find(|record| !record.children.is_empty()) {
                 world.order_gateway(ike::Order::RekeyIke(record.spi));
             }
         }

@@ -94,7 +94,7 @@ impl Client {
             let heir =
                 self.sas.iter().enumerate().any(|(other, sa)| other != at && sa.standing == Standing::Live);
             if replaced || heir {
-                self.sas.remove(at);
+                self.retire(at);
             } else {
                 self.finish(End::GatewayDeleted);
             }

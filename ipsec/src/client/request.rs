@@ -152,7 +152,23 @@ impl Client {
         if self.sas[at].standing == Standing::Live {
             return self.finish(End::WeDeleted);
         }
-        self.sas.remove(at);
+        self.retire(at);
+    }
+
+    /// The IKE SA `at` is gone and another one is there. What it had still to do to children is for that one.
+    pub(super) fn retire(&mut self, at: usize) {
+        let gone = self.sas.remove(at);
+        let unfinished = match gone.outstanding.map(|outstanding| outstanding.asked) {
+            Some(Asked::DeleteChild(spi)) => Some(Wish::DeleteChild(spi)),
+            _ => None,
+        };
+        if let Some(heir) = self.current() {
+            unfinished
+                .into_iter()
+                .chain(gone.wishes)
+                .filter(|wish| wish.changes_sas())
+                .for_each(|it| heir.wish(it));
+        }
     }
 
     fn child_rekeyed(
