@@ -254,6 +254,9 @@ impl Client {
                 return Ok(());
             }
             self.out.events.push(Event::Refused { request: "IKE rekey", notify: error.kind });
+            if let Some((_, theirs)) = rekey.crossed {
+                self.hand_over(at, theirs, now);
+            }
             return Ok(());
         }
         let old = &self.sas[at];
@@ -278,8 +281,7 @@ impl Client {
             new.replaced(now);
             new.wish(Wish::DeleteIke);
             if let Some((_, theirs)) = rekey.crossed {
-                let wishes = self.replace(at, theirs, now);
-                self.sas.iter_mut().filter(|sa| sa.spi == theirs).for_each(|sa| sa.wishes.extend(&wishes));
+                self.hand_over(at, theirs, now);
             }
         } else {
             if let Some((_, theirs)) = rekey.crossed {
@@ -292,6 +294,12 @@ impl Client {
         }
         self.sas.push(new);
         Ok(())
+    }
+
+    /// The IKE SA `at` gives way to another one that is there already.
+    fn hand_over(&mut self, at: usize, to: Spi, now: Millis) {
+        let wishes = self.replace(at, to, now);
+        self.sas.iter_mut().filter(|sa| sa.spi == to).for_each(|sa| sa.wishes.extend(&wishes));
     }
 
     /// The IKE SA `at` gives way to `new`; what it had still to do is for that one.
