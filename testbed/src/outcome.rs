@@ -68,7 +68,8 @@ impl From<&str> for Stop {
 #[macro_export]
 macro_rules! ensure {
     ($condition:expr, $($sentence:tt)+) => {
-        if !$condition {
+        if $condition {
+        } else {
             return Err($crate::outcome::Stop::Failed(format!($($sentence)+)));
         }
     };

@@ -48,14 +48,15 @@ fn sources() -> Vec<Source> {
     let root = root();
     let mut paths: Vec<PathBuf> = Vec::new();
     for part in ["crypto", "ipsec", "raft", "node", "testbed"] {
-        files_below(&root.join(part), "rs", &mut paths).unwrap();
+        files_below(&root.join(part), "rs", &mut paths).expect("the folder can be read");
     }
     assert!(paths.len() > 20, "the sources are not where they should be");
-    let texts: Vec<String> = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let texts: Vec<String> =
+        paths.iter().map(|path| std::fs::read_to_string(path).expect("a text file")).collect();
     let only_in_tests: Vec<PathBuf> =
         paths.iter().zip(&texts).flat_map(|(path, text)| test_modules(path, text)).collect();
     let read = |(path, text): (&PathBuf, String)| {
-        let short = path.strip_prefix(&root).unwrap();
+        let short = path.strip_prefix(&root).expect("it was found below the root");
         let in_test_folder = short.iter().any(|part| part == "tests" || part == "fuzz");
         let is_test = in_test_folder || only_in_tests.iter().any(|module| path.starts_with(module));
         Source { path: short.to_string_lossy().into_owned(), text, is_test }
@@ -68,8 +69,7 @@ type Rule = fn(&Source) -> Vec<String>;
 /// Fails with every fault that the rules find in any file.
 fn hold(rules: &[Rule]) {
     let sources = sources();
-    let faults: Vec<String> =
-        rules.iter().flat_map(|rule| sources.iter().flat_map(|source| rule(source))).collect();
+    let faults: Vec<String> = rules.iter().flat_map(|rule| sources.iter().flat_map(rule)).collect();
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
@@ -90,8 +90,9 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        !(word.starts_with(part_of_name) && before.is_some_and(part_of_name))
-            && !(word.ends_with(part_of_name) && after.is_some_and(part_of_name))
+        let longer_before = word.starts_with(part_of_name) && before.is_some_and(part_of_name);
+        let longer_after = word.ends_with(part_of_name) && after.is_some_and(part_of_name);
+        !longer_before && !longer_after
     })
 }
 

@@ -91,7 +91,7 @@ fn crash(bed: &Bed, lives: &[Duration]) -> Result {
     connected.ping()?;
     eventually(Duration::from_secs(5), || super::s2_rekey::one_pair_left(&connected))?;
     let file = capture.stop()?;
-    prove(bed, &connected, &file)
+    prove(bed, &connected, &file, &[])
 }
 
 /// (segment, epoch) of every SA.

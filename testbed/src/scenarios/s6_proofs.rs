@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Scenario;
 use super::common::{ALICE, Connected, Gateway, MIB, both_ways, server};
@@ -13,21 +14,22 @@ use crate::checkers::i2_within_blocks::Grant;
 use crate::checkers::{Network, i1_no_repeats, i2_within_blocks, i3_same_bytes, i8_closed, pcap};
 use crate::ensure;
 use crate::outcome::{Context, Result};
-use crate::world::{Bed, NET, NET6, POOL, POOL6, SERVICE};
+use crate::world::{Bed, NET, NET6, POOL, POOL6, SERVICE, account};
 use crate::{keys, tshark};
 
 pub(super) const LIST: &[Scenario] = &[
     Scenario {
         name: "s6-tshark-gcm",
-        what: "tshark on AES-GCM, and the checkers, with planted faults",
+        what: "tshark and the checkers on AES-GCM, with planted faults",
         run: gcm,
     },
     Scenario { name: "s6-tshark-cbc", what: "the same on AES-CBC with HMAC", run: cbc },
     Scenario {
-        name: "s6-closed",
-        what: "nothing leaves in clear without an SA, nor after a stop or a crash",
-        run: closed,
+        name: "s6-same-octets",
+        what: "a reply repeated after a crash is the same octets",
+        run: same_octets,
     },
+    Scenario { name: "s6-closed", what: "nothing leaves in clear: no SA, a crash, a stop", run: closed },
 ];
 
 fn gcm(bed: &Bed) -> Result {
@@ -56,7 +58,7 @@ fn judged(bed: &Bed, ike: &str, ike_suite: &str, esp: &str) -> Result {
     connected.client.terminate(ALICE)?;
     let (outside, inside) = (outside.stop()?, inside.stop()?);
 
-    prove(bed, &connected, &outside)?;
+    prove(bed, &connected, &outside, &[&first.spi_i])?;
     let inner = pcap::read(&inside)?;
     let (pools, protected) = (networks(&[POOL, POOL6])?, networks(&[NET, NET6])?);
     i8_closed::check_inside(&inner, &pools, &leased, &protected).must_hold("I8 inside")?;
@@ -128,14 +130,16 @@ fn planted_faults(connected: &Connected, outside: &Path, keys: &keys::Keys) -> R
 /// The clocks of the account and of the cable are one clock; this is for rounding.
 const SLACK_US: u64 = 2_000;
 
-/// I1, I2, I3 and I8 on a capture of the outer cable.
-pub fn prove(bed: &Bed, connected: &Connected, file: &Path) -> Result {
+/// I1, I2, I3 and I8 on a capture of the outer cable; `established`: IKE SAs of which it holds the IKE_AUTH.
+pub fn prove(bed: &Bed, connected: &Connected, file: &Path, established: &[&str]) -> Result {
+    let established: Vec<u64> =
+        established.iter().map(|spi| u64::from_str_radix(spi, 16).context(spi)).collect::<Result<_>>()?;
     let packets = pcap::read(file)?;
     let us = IpAddr::V4(SERVICE);
     let i1 = i1_no_repeats::check(&packets);
     i1.must_hold("I1")?;
     i2_within_blocks::check(&packets, us, &grants(connected)?, SLACK_US).must_hold("I2")?;
-    i3_same_bytes::check(&packets, us, &[], &[], SLACK_US).must_hold("I3")?;
+    i3_same_bytes::check(&packets, us, &established, &[], SLACK_US).must_hold("I3")?;
     i8_closed::check_outside(&packets, &inner_networks()?).must_hold("I8")?;
     bed.note(format_args!("I1, I2, I3 and I8 hold for {} protected packets", i1.judged));
     Ok(())
@@ -143,22 +147,46 @@ pub fn prove(bed: &Bed, connected: &Connected, file: &Path) -> Result {
 
 /// The blocks by the gateway's own account.
 fn grants(connected: &Connected) -> Result<Vec<Grant>> {
-    let events = connected.node.events()?;
-    let grants: Vec<Grant> = events
-        .iter()
-        .filter(|event| event["kind"] == "block")
-        .map(|event| {
-            let spi = event["spi_out"].as_str().context("spi_out")?;
-            Ok(Grant {
-                spi: u32::from_str_radix(spi, 16).context(spi)?,
-                first: event["first"].as_u64().context("first")?,
-                last: event["last"].as_u64().context("last")?,
-                at_us: event["at_us"].as_u64().context("at_us")?,
-            })
-        })
-        .collect::<Result<_>>()?;
+    let grants = account::grants(&connected.node.log())?;
     ensure!(!grants.is_empty(), "the gateway tells of no block");
     Ok(grants)
+}
+
+/// The client does not get the reply of IKE_AUTH; the gateway is killed and started again; the client's repeated
+/// request is answered with the same octets, which only the log can have kept.
+fn same_octets(bed: &Bed) -> Result {
+    let mut connected =
+        Connected::loaded(bed, &Gateway::default(), &Settings::default(), |connection| connection)?;
+    let world = &connected.world;
+    let nft = |rule: &str| world.client.run("nft", &[rule]).map(drop);
+    nft("add table inet loss; add chain inet loss in { type filter hook input priority 0; }; \
+         add rule inet loss in udp sport 4500 drop")?;
+    let capture = world.capture_outside()?;
+    std::thread::scope(|scope| -> Result {
+        let client = &connected.client;
+        let connecting = scope.spawn(|| client.initiate(ALICE));
+        std::thread::sleep(Duration::from_millis(700));
+        connected.node.kill()?;
+        connected.node.restart()?;
+        connected.node.wait_ready_again()?;
+        world.client.run("nft", &["delete table inet loss"])?;
+        connecting.join().map_err(|_| "the client panicked")?
+    })?;
+    connected.ping()?;
+    let established = u64::from_str_radix(&connected.client.only(ALICE)?.spi_i, 16).context("SPI")?;
+    let packets = pcap::read(&capture.stop()?)?;
+    i1_no_repeats::check(&packets).must_hold("I1")?;
+    let report = i3_same_bytes::check(&packets, SERVICE.into(), &[established], &[], SLACK_US);
+    report.must_hold("I3")?;
+    let replies = packets.iter().filter(|packet| {
+        packet.source == IpAddr::V4(SERVICE)
+            && matches!(&packet.what, pcap::What::Ike(message)
+                if pcap::IkeHeader::read(message).is_some_and(|header| header.exchange == pcap::IKE_AUTH))
+    });
+    let replies = replies.count();
+    bed.note(format_args!("{replies} equal replies of IKE_AUTH, the first before the crash"));
+    ensure!(replies >= 2, "the reply of IKE_AUTH left {replies} times; the test wants a repetition");
+    Ok(())
 }
 
 fn closed(bed: &Bed) -> Result {

@@ -12,6 +12,7 @@
 //! world made goes with it, also after a panic: namespaces and children are ended on drop, and `sandbox` makes sure
 //! that even a killed testbed leaves nothing on the machine.
 
+pub mod account;
 pub mod capture;
 pub mod content;
 pub mod exec;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::account::LOG_FILTER;
 use super::exec::{self, Daemon};
 use super::netns::Netns;
 use super::{INNER_DEVICE, INSIDE, INSIDE6, NODE, OUTER_DEVICE, SERVICE, World, eventually, http};
@@ -64,7 +65,7 @@ impl Pontoon {
     fn run(&mut self) -> Result {
         let mut command = self.inside(&program()?);
         command.arg("run").arg("--config").arg(self.dir.join("node.toml"));
-        command.env("RUST_BACKTRACE", "1");
+        command.env("RUST_BACKTRACE", "1").env("RUST_LOG", LOG_FILTER);
         self.daemon = Some(Daemon::start(&mut command, &self.log)?);
         Ok(())
     }
