@@ -5,3 +5,4 @@ pub mod datapath;
 pub mod fault;
 pub mod io;
 pub mod observe;
+pub mod steering;

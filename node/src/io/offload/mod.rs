@@ -16,6 +16,7 @@ mod split;
 
 use std::fmt;
 
+pub use checksum::Sum;
 pub use coalesce::Coalescer;
 pub use split::Segments;
 
