@@ -35,8 +35,6 @@ pub enum SteeringError {
     Netlink(NetlinkError),
     /// A packet socket did not work.
     Packet { doing: String, source: io::Error },
-    /// It was taken down before.
-    Down,
 }
 
 impl SteeringError {
@@ -64,7 +62,7 @@ impl SteeringError {
             SteeringError::NotPermitted { capability, .. } => {
                 Some(format!("run as root, or with AmbientCapabilities={capability}"))
             }
-            SteeringError::Netlink(_) | SteeringError::Packet { .. } | SteeringError::Down => None,
+            SteeringError::Netlink(_) | SteeringError::Packet { .. } => None,
         }
     }
 
@@ -124,7 +122,6 @@ impl fmt::Display for SteeringError {
             }
             SteeringError::Netlink(error) => write!(f, "{error}"),
             SteeringError::Packet { doing, source } => write!(f, "cannot {doing}: {source}"),
-            SteeringError::Down => f.write_str("steering was taken down"),
         }
     }
 }

@@ -82,19 +82,18 @@ pub const PROBE_TIME: Duration = Duration::from_millis(400);
 /// The node's addresses and routes, while it lives.
 #[derive(Debug)]
 pub struct Steering {
-    netlink: Option<Netlink>,
+    /// `Some` until `down` or the drop takes it.
+    installed: Option<Installed>,
     config: Config,
-    tun: u32,
     /// Devices that have service addresses, each once.
     devices: Vec<(Link, Vec<IpAddr>)>,
-    networks: Vec<Network>,
     answering: Option<Answering>,
     advice: Vec<Advice>,
 }
 
 impl Steering {
     /// Checks the host, takes the TUN up and installs the service addresses on it. Nothing is answered for them
-    /// before `hold`. On an error everything is as before.
+    /// before `hold`. On an error no address is left.
     pub async fn up(config: Config) -> Result<Steering, SteeringError> {
         let netlink = Netlink::open()?;
         let tun = check::device(&netlink, &config.tun, "inside.tun").await?;
@@ -108,22 +107,13 @@ impl Steering {
             }
         }
         let advice = sysctl::check(&config)?;
-        netlink.set_up(tun.index, config.mtu).await?;
-        let mut steering = Steering {
-            netlink: Some(netlink),
-            config,
-            tun: tun.index,
-            devices,
-            networks: Vec::new(),
-            answering: None,
-            advice,
-        };
-        if let Err(error) = steering.install_addresses().await {
-            steering.remove_addresses().await;
-            steering.netlink = None;
-            return Err(error);
+        let ips = devices.iter().flat_map(|(_, ips)| ips.iter().copied()).collect();
+        let installed = Installed { netlink, tun: tun.index, ips, networks: Vec::new() };
+        if let Err(error) = installed.add_addresses(config.mtu).await {
+            installed.remove().await;
+            return Err(error.into());
         }
-        Ok(steering)
+        Ok(Steering { installed: Some(installed), config, devices, answering: None, advice })
     }
 
     /// Settings of the host that work for one node but not for several, with what to do.
@@ -134,28 +124,14 @@ impl Steering {
     /// Routes these networks (pools, and what is behind peers) into the TUN, and nowhere when the TUN is gone. Routes
     /// of ours to other networks, also those that an earlier process left behind, are removed.
     pub async fn set_networks(&mut self, networks: &[Network]) -> Result<(), SteeringError> {
-        check::networks(self.netlink()?, networks, &self.config).await?;
+        let Some(installed) = &mut self.installed else { return Ok(()) };
+        check::networks(&installed.netlink, networks, &self.config).await?;
         sysctl::check_forwarding(&self.config, networks.iter().map(|network| network.address))?;
-        let netlink = self.netlink()?;
-        let wanted = |metric, via| networks.iter().map(move |&to| Route { to, via, metric });
-        let closing: Vec<_> = wanted(METRIC_BLACKHOLE, Via::Blackhole).collect();
-        let opening: Vec<_> = wanted(METRIC_OPEN, Via::Link(self.tun)).collect();
-        // Close before opening; and take away what opens before what closes.
-        for route in closing.iter().chain(&opening) {
-            netlink.add_route(*route).await?;
-        }
-        let mut stale: Vec<_> = netlink.routes().await?;
-        stale.retain(|route| !closing.contains(route) && !opening.contains(route));
-        stale.sort_by_key(|route| route.via == Via::Blackhole);
-        for route in stale {
-            netlink.remove_route(route).await?;
-        }
-        self.networks = networks.to_vec();
-        Ok(())
+        Ok(installed.set_networks(networks).await?)
     }
 
     pub fn networks(&self) -> &[Network] {
-        &self.networks
+        self.installed.as_ref().map_or(&[], |installed| &installed.networks)
     }
 
     /// Answers for the service addresses from now on, and tells the link so: gratuitous ARP, unsolicited neighbour
@@ -180,9 +156,9 @@ impl Steering {
     /// Stops answering, removes addresses and routes into the TUN. The blackholes stay.
     pub async fn down(mut self) {
         self.answering = None;
-        self.remove_open_routes().await;
-        self.remove_addresses().await;
-        self.netlink = None;
+        if let Some(installed) = self.installed.take() {
+            installed.remove().await;
+        }
     }
 
     /// Removes every route of ours, the blackholes too: this node leaves the cluster for good. Works without `up`.
@@ -193,59 +169,68 @@ impl Steering {
         }
         Ok(())
     }
-
-    fn netlink(&self) -> Result<&Netlink, SteeringError> {
-        self.netlink.as_ref().ok_or(SteeringError::Down)
-    }
-
-    fn service_ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.devices.iter().flat_map(|(_, ips)| ips.iter().copied())
-    }
-
-    async fn install_addresses(&self) -> Result<(), SteeringError> {
-        for ip in self.service_ips() {
-            self.netlink()?.add_host_address(self.tun, ip).await?;
-        }
-        Ok(())
-    }
-
-    async fn remove_addresses(&self) {
-        let Some(netlink) = &self.netlink else { return };
-        for ip in self.service_ips() {
-            told(netlink.remove_host_address(self.tun, ip).await);
-        }
-    }
-
-    async fn remove_open_routes(&self) {
-        let Some(netlink) = &self.netlink else { return };
-        for &to in &self.networks {
-            told(netlink.remove_route(Route { to, via: Via::Link(self.tun), metric: METRIC_OPEN }).await);
-        }
-    }
 }
 
 impl Drop for Steering {
     /// Without `down`: in a runtime the same is done soon, and the end of the TUN does it in any case.
     fn drop(&mut self) {
-        let (Some(netlink), Ok(runtime)) = (self.netlink.take(), runtime::Handle::try_current()) else {
-            return;
-        };
-        let rest = Steering {
-            netlink: Some(netlink),
-            config: self.config.clone(),
-            tun: self.tun,
-            devices: std::mem::take(&mut self.devices),
-            networks: std::mem::take(&mut self.networks),
-            answering: None,
-            advice: Vec::new(),
-        };
-        runtime.spawn(rest.down());
+        if let (Some(installed), Ok(runtime)) = (self.installed.take(), runtime::Handle::try_current()) {
+            runtime.spawn(async move { installed.remove().await });
+        }
     }
 }
 
-/// On the way out nobody can be given an error, but nothing is hidden either.
-fn told(result: Result<(), NetlinkError>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "steering is not cleaned up completely");
+/// What the kernel was given, and how to take it back.
+#[derive(Debug)]
+struct Installed {
+    netlink: Netlink,
+    tun: u32,
+    ips: Vec<IpAddr>,
+    networks: Vec<Network>,
+}
+
+impl Installed {
+    async fn add_addresses(&self, mtu: u32) -> Result<(), NetlinkError> {
+        self.netlink.set_up(self.tun, mtu).await?;
+        for ip in &self.ips {
+            self.netlink.add_host_address(self.tun, *ip).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_networks(&mut self, networks: &[Network]) -> Result<(), NetlinkError> {
+        self.networks = networks.to_vec();
+        let closing: Vec<_> = self.routes(METRIC_BLACKHOLE, Via::Blackhole).collect();
+        let opening: Vec<_> = self.routes(METRIC_OPEN, Via::Link(self.tun)).collect();
+        // Close before opening; and take away what opens before what closes.
+        for route in closing.iter().chain(&opening) {
+            self.netlink.add_route(*route).await?;
+        }
+        let mut stale = self.netlink.routes().await?;
+        stale.retain(|route| !closing.contains(route) && !opening.contains(route));
+        stale.sort_by_key(|route| route.via == Via::Blackhole);
+        for route in stale {
+            self.netlink.remove_route(route).await?;
+        }
+        Ok(())
+    }
+
+    /// All but the blackholes. Goes on after an error: nobody can be given one on the way out, but nothing is hidden.
+    async fn remove(&self) {
+        let told = |result: Result<(), NetlinkError>| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "steering is not cleaned up completely");
+            }
+        };
+        for route in self.routes(METRIC_OPEN, Via::Link(self.tun)) {
+            told(self.netlink.remove_route(route).await);
+        }
+        for ip in &self.ips {
+            told(self.netlink.remove_host_address(self.tun, *ip).await);
+        }
+    }
+
+    fn routes(&self, metric: u32, via: Via) -> impl Iterator<Item = Route> {
+        self.networks.iter().map(move |&to| Route { to, via, metric })
     }
 }
