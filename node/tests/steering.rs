@@ -9,6 +9,7 @@
 //!
 //! Each test runs itself again inside its gateway's namespace. Without the right to make namespaces it says so and
 //! passes.
+#![allow(clippy::unwrap_used)] // a test file: the helpers of tests may fail as tests do
 
 use std::future::Future;
 use std::net::IpAddr;
