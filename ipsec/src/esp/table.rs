@@ -348,6 +348,7 @@ impl Table {
                 match child.selectors.admit_outbound(flow) {
                     Err(DropReason::Fragment) => reason = DropReason::Fragment,
                     Err(_) => {}
+                    Ok(()) if child.reported == Age::Hard => reason = DropReason::Expired,
                     Ok(()) if !self.may_send_on(child) => {}
                     Ok(()) if best.is_some_and(|(other, _)| other.seniority() > child.seniority()) => {}
                     Ok(()) => best = Some((child, index)),

@@ -524,7 +524,7 @@ mod tests {
     //= test IK-38
     #[test]
     fn spis_of_the_three_uses() {
-        assert_eq!(Proposal::ike(1, None, &ike_suite()).spi, []);
+        assert!(Proposal::ike(1, None, &ike_suite()).spi.is_empty());
         let rekey = Proposal::ike(1, Some(Spi(7)), &ike_suite());
         assert_eq!((rekey.spi.len(), rekey.ike_spi()), (8, Some(Spi(7))));
         let suite = EspProposal { protection: gcm(), group: Some(Group::Ecp256), esn: None };
