@@ -1,4 +1,5 @@
 //! node
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;

@@ -8,6 +8,16 @@
 //! A `Diagnostic` has a place, a text and a help; a mistake never hides another one, and nothing is changed by a file
 //! that has one.
 
+pub mod diagnostic;
+mod gateway_toml;
+pub mod networks;
+pub mod node_toml;
+mod reader;
 mod source;
+pub mod suites;
+pub mod units;
 
-pub use source::GatewaySource;
+pub use diagnostic::{Diagnostic, Report};
+pub use gateway_toml::{compile, examine};
+pub use node_toml::{Link, LinkAddress, NodeConfig, Steering, Timing};
+pub use source::{GatewaySource, Loaded, read_text};

@@ -424,6 +424,16 @@ pub enum Condition {
     Drained,
 }
 
+impl Condition {
+    pub fn name(self) -> &'static str {
+        match self {
+            Condition::Ready => "ready",
+            Condition::Quorum => "quorum",
+            Condition::Drained => "drained",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waited {
     pub condition: Condition,

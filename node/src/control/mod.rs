@@ -10,5 +10,13 @@
 
 pub mod api;
 mod backend;
+mod client;
+mod server;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod wire;
 
-pub use backend::{Backend, Ready};
+pub use backend::{Answer, Backend, Ready};
+pub use client::Client;
+pub use server::Server;
+pub use wire::Call;

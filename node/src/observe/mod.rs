@@ -11,11 +11,13 @@
 
 mod event;
 mod health;
+mod http;
 mod metrics;
 mod ring;
 
 pub use event::{Cause, Event, Stamped, line_of, rfc3339};
 pub use health::{HealthCode, HealthSet, Severity};
+pub use http::Http;
 pub use metrics::{Direction, HandoverPhase, Metrics, Queue};
 pub use ring::{EVENTS_KEPT, Events, Follower};
 
