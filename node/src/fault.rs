@@ -212,6 +212,17 @@ impl StartError {
         }
     }
 
+    /// True when somebody else has it: perhaps only a process that is just ending.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            StartError::PortInUse { .. } => true,
+            StartError::NoTun { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EEXIST | libc::EBUSY))
+            }
+            _ => false,
+        }
+    }
+
     pub fn fault(&self) -> Fault {
         let fault = Fault::failed(self.to_string());
         match self {

@@ -7,7 +7,7 @@ use node::fault::Fault;
 
 fn main() -> ExitCode {
     run(Entries {
-        daemon: |_, _| Err(Fault::usage("`pontoon run` is not built yet")),
+        daemon: node::daemon::run,
         demo: |_, _| Err(Fault::usage("`pontoon demo` is not built yet")),
     })
 }

@@ -188,10 +188,10 @@ impl Cluster {
         }
     }
 
-    /// Commits a change to an IKE SA and opens the replies that go with it. On any error they are dropped unopened.
-    pub async fn commit<T>(&self, change: Change, replies: Sealed<T>) -> Result<T, ProposeError> {
-        self.propose(Command::Sa(change)).await?;
-        Ok(replies.open())
+    /// Commits a change to an IKE SA and opens the replies that go with it. Returns its log index too. On any error they are dropped unopened.
+    pub async fn commit<T>(&self, change: Change, replies: Sealed<T>) -> Result<(u64, T), ProposeError> {
+        let committed = self.propose(Command::Sa(change)).await?;
+        Ok((committed.index, replies.open()))
     }
 
     /// Waits until everything that this node proposed before is decided and, where it was committed, applied here.

@@ -368,7 +368,7 @@ impl ChildRecord {
     /// Grants the next `count` numbers to `epoch` and returns the block that this epoch may now use: a longer one
     /// of the same epoch, or the first of a new epoch. Granted numbers are never granted again, whether used or
     /// not. `None` when there are none left.
-    //= AL-2
+    //= ES-9
     pub fn grant(&mut self, epoch: Epoch, count: u64) -> Option<Block> {
         let first = EspSeq(self.granted.0 + 1);
         let last = EspSeq(self.granted.0.saturating_add(count).min(self.last_number().0));
@@ -517,7 +517,7 @@ mod tests {
         }
     }
 
-    //= test AL-2
+    //= test ES-9
     #[test]
     fn granted_numbers_are_never_granted_again() {
         let mut child = samples::child(1);

@@ -38,7 +38,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use counters::Counters;
+pub use counters::{Counters, Seen};
 pub use handle::{Handle, Reports, Stopped, Worker, start};
 pub use message::{Order, Report};
 pub use ports::{Carries, Port};

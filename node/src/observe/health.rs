@@ -62,6 +62,7 @@ health_codes! {
     DigestMismatch, "digest-mismatch", Critical, "stop the node that differs, keep its data_dir, and let it join again as a new node";
     LogStopped, "log-stopped", Critical, "restart the node; if it stops again run `pontoon doctor` and look at the disk";
     DiskFull, "disk-full", Critical, "make room on the disk of data_dir";
+    Steering, "steering", Critical, "do what the text says; then `pontoon doctor`";
     TunDown, "tun-down", Critical, "run `pontoon doctor`; restart the node";
     OutsideDown, "outside-down", Critical, "set the device of [outside] up: ip link set DEVICE up";
     SegmentsUnowned, "segments-unowned", Critical, "start a node that is down, or `undrain` one";

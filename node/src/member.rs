@@ -1,0 +1,143 @@
+//! This process as a member of its cluster: from an opened log to a node that serves what it is given.
+//!
+//! ```text
+//!   recovered ─> subscribe ─> Incarnate (committed) ─> roster follows grants ─> placement assigns (leader)
+//! ```
+//!
+//! The incarnation is fresh with every start and committed before anything is served, so that a grant to the
+//! process before this one, read again from the log, starts nothing.
+
+use std::time::Duration;
+
+use crypto::Secret;
+use crypto::rng::{OsRng, Rng};
+use ipsec::types::Incarnation;
+use raft::state::{Command, RotateCookieSecret, Start, Touched};
+use raft::{Applied, Cluster, ProposeError, Role};
+use tokio::sync::{broadcast, watch};
+
+use crate::actor;
+use crate::fault::Fault;
+use crate::io::clock::{Clock, SystemClock};
+use crate::lease;
+use crate::observe::Event;
+use crate::placement;
+use crate::roster::{Roster, Routes};
+use crate::segment::Shared;
+
+/// How long to wait before a proposal without a leader is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// How often the leader looks whether all is placed well, besides at each change.
+const PLACEMENT_EVERY: Duration = Duration::from_millis(250);
+
+/// What the replicated state wants a cookie secret to be.
+const COOKIE_SECRET_LEN: usize = 32;
+
+/// Cookie secrets live two rotations (RFC 7296, 2.6: "change it frequently").
+const COOKIE_ROTATION_MS: u64 = 10 * 60 * 1000;
+
+/// How long a restart may take to read its own log back.
+const RECOVERY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Starts all actors of a member. Returns once the incarnation is committed and they run.
+pub async fn start(
+    shared: Shared,
+    name: String,
+    advertise: String,
+    routes: Routes,
+    lease_ms: u64,
+    stop: watch::Receiver<bool>,
+) -> Result<Incarnation, Fault> {
+    let cluster = shared.cluster.clone();
+    cluster
+        .recovered(RECOVERY_WITHIN)
+        .await
+        .map_err(|error| Fault::failed("this node cannot read its own log back").why(error.to_string()))?;
+    shared.gateway.follow(&cluster.state());
+
+    let applied = cluster.applied();
+    let incarnation = incarnate(&cluster, advertise).await?;
+    shared.observe.emit(Event::Incarnation { node: name.clone(), incarnation: incarnation.0 });
+
+    let roster = Roster::new(shared.clone(), name, incarnation, routes);
+    actor::spawn_vital("roster", stop.clone(), roster.run(applied));
+    actor::spawn_vital("lease", stop.clone(), lease::keep(cluster.clone(), shared.worker.clone(), lease_ms));
+    actor::spawn_vital("placement", stop.clone(), place(cluster.clone()));
+    actor::spawn_vital(
+        "replay-marks",
+        stop.clone(),
+        shared.marks.clone().keep(cluster.clone(), shared.worker.clone()),
+    );
+    Ok(incarnation)
+}
+
+/// Commits a fresh incarnation, as soon as there is a leader.
+async fn incarnate(cluster: &Cluster, address: String) -> Result<Incarnation, Fault> {
+    let incarnation = Incarnation(OsRng.u64() | 1);
+    let start = Start {
+        incarnation,
+        address,
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        speaks: raft::state::SPEAKS,
+        at: SystemClock.utc(),
+    };
+    let node = cluster.node();
+    loop {
+        let expected =
+            cluster.state().members().get(node).map_or(Incarnation(0), |member| member.incarnation);
+        if expected == incarnation {
+            return Ok(incarnation);
+        }
+        match cluster.propose(Command::Incarnate { node, expected, start: start.clone() }).await {
+            Ok(_) => return Ok(incarnation),
+            Err(ProposeError::NotLeader(_) | ProposeError::Unknown) => tokio::time::sleep(RETRY).await,
+            Err(error) => {
+                return Err(Fault::failed("this node's start was not accepted").why(error.to_string()));
+            }
+        }
+    }
+}
+
+/// The leader's part: places segments and turns the cookie secret over.
+async fn place(cluster: Cluster) {
+    let mut applied = cluster.applied();
+    let mut every = tokio::time::interval(PLACEMENT_EVERY);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            told = applied.recv() => match told {
+                Ok(Applied::Command { touched, .. })
+                    if touched.iter().all(|touched| matches!(touched, Touched::Ike(_))) => continue,
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+        if cluster.status().role != Role::Leader {
+            continue;
+        }
+        let state = cluster.state();
+        if state.cluster().is_none() {
+            continue;
+        }
+        for assign in placement::plan(&state, SystemClock.utc()) {
+            propose(&cluster, Command::Assign(assign)).await;
+        }
+        let cookies = state.cookies();
+        let age_ms = SystemClock.utc().since(cookies.rotated_at);
+        if cookies.current.is_none() || age_ms >= COOKIE_ROTATION_MS {
+            let secret = Secret::from(OsRng.vec(COOKIE_SECRET_LEN));
+            let expected_version = cookies.version;
+            let rotate = RotateCookieSecret { expected_version, secret, at: SystemClock.utc() };
+            propose(&cluster, Command::RotateCookieSecret(rotate)).await;
+        }
+    }
+}
+
+/// A proposal that the next round makes again where it is still needed.
+async fn propose(cluster: &Cluster, command: Command) {
+    let kind = command.kind();
+    if let Err(error) = cluster.propose(command).await {
+        tracing::debug!(command = kind, %error, "not in force");
+    }
+}
