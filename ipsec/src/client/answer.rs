@@ -66,7 +66,7 @@ impl Client {
         rng: &mut dyn Rng,
     ) {
         // The window is one: who asks again has our answer to the request before.
-        self.children.iter_mut().for_each(|child| child.unconfirmed = false);
+        self.confirm(self.sas[at].spi);
         match header.exchange {
             //= IK-83
             ExchangeType::INFORMATIONAL => self.inform(at, header, datagram, payloads),
@@ -182,6 +182,7 @@ impl Client {
         let nonce_r = Nonce::random(rng);
         let spi_in = self.fresh_child_spi(rng);
         let sa = &mut self.sas[at];
+        let ike = sa.spi;
         let nonces = Nonces { initiator: &nonce_i.0, responder: &nonce_r.0 };
         let shared = exchange.as_ref().map(|(_, shared)| shared);
         let keys = keys::child(sa.suite.prf, &sa.keys.d, suite, shared, nonces, Side::Peer);
@@ -208,7 +209,7 @@ impl Client {
             tunnel,
             phase: ChildPhase::Live,
             waits_for_peer: true,
-            unconfirmed: true,
+            unconfirmed: Some(ike),
         };
         if let Some(old) = self.child_mut(old_spi_in) {
             old.phase = ChildPhase::Replaced;

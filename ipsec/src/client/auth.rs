@@ -160,7 +160,7 @@ impl Client {
             tunnel,
             phase: ChildPhase::Live,
             waits_for_peer: false,
-            unconfirmed: false,
+            unconfirmed: None,
         })
     }
 

@@ -176,8 +176,9 @@ pub struct Child {
     phase: ChildPhase,
     /// The gateway asked for it: we send on it once the gateway does, or the old one goes (RFC 7296, 2.8).
     waits_for_peer: bool,
-    /// The gateway may not have our answer yet, so for it the child does not exist: we cannot ask for its rekey.
-    unconfirmed: bool,
+    /// The IKE SA on which we answered the gateway's request for this child, until something shows that the answer
+    /// has come: before, the child does not exist for the gateway, and we cannot ask for its rekey.
+    unconfirmed: Option<Spi>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -337,7 +338,7 @@ impl Client {
         let spi = crate::wire::esp::Packet::new(packet).ok()?.spi();
         let child = self.children.iter_mut().find(|child| child.spi_in == spi)?;
         let inner = child.tunnel.open(packet)?;
-        (child.waits_for_peer, child.unconfirmed) = (false, false);
+        (child.waits_for_peer, child.unconfirmed) = (false, None);
         self.heard = now;
         Some(inner)
     }
@@ -417,7 +418,7 @@ impl Client {
     /// of its own we do not: it would ask for what it finds gone.
     fn rekeyable(&self, spi_in: ChildSpi) -> bool {
         let live = |child: &Child| child.spi_in == spi_in && child.phase == ChildPhase::Live;
-        self.children.iter().any(live) && !self.children.iter().any(|child| child.unconfirmed)
+        self.children.iter().any(live) && !self.children.iter().any(|child| child.unconfirmed.is_some())
     }
 
     fn child_mut(&mut self, spi_in: ChildSpi) -> Option<&mut Child> {

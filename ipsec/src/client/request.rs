@@ -155,9 +155,17 @@ impl Client {
         self.retire(at);
     }
 
+    /// The gateway has all our answers on this IKE SA.
+    pub(super) fn confirm(&mut self, ike: Spi) {
+        for child in self.children.iter_mut().filter(|child| child.unconfirmed == Some(ike)) {
+            child.unconfirmed = None;
+        }
+    }
+
     /// The IKE SA `at` is gone and another one is there. What it had still to do to children is for that one.
     pub(super) fn retire(&mut self, at: usize) {
         let gone = self.sas.remove(at);
+        self.confirm(gone.spi);
         let unfinished = match gone.outstanding.map(|outstanding| outstanding.asked) {
             Some(Asked::DeleteChild(spi)) => Some(Wish::DeleteChild(spi)),
             _ => None,
@@ -230,7 +238,7 @@ impl Client {
             tunnel,
             phase: if loses { ChildPhase::Closing } else { ChildPhase::Live },
             waits_for_peer: false,
-            unconfirmed: false,
+            unconfirmed: None,
         };
         self.add_child(child, Some(rekey.old));
         let goes = if loses { rekey.spi_in } else { rekey.old };
