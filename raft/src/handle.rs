@@ -20,7 +20,7 @@ use ipsec::record::{Change, Sealed};
 use ipsec::types::Millis;
 use tokio::sync::{Semaphore, broadcast};
 
-use crate::glue::{Answer, Applied, Node, Proposal, Published};
+use crate::glue::{Answer, Applied, Machine, Node, Proposal, Published};
 use crate::links::{Links, Reply, Request};
 use crate::state::{ClusterId, Command, CreateCluster, Effect, NewMember, NodeId, Outcome, Refusal, State};
 use crate::store::identity::{DataDir, Identity, Phase};
@@ -321,13 +321,14 @@ async fn start(
     let opened = tokio::task::block_in_place(|| -> Result<_, StoreError> {
         let log = SledLog::open(&dir, &identity, vault.clone(), timings.clone())?;
         let snapshots = Snapshots::open(&dir.file("snapshots"), &identity, vault.clone())?;
-        check_snapshot(&dir, &log, &snapshots)?;
-        Ok((Arc::new(log), Arc::new(snapshots)))
+        let machine = Machine::open(Arc::new(snapshots), published.clone())?;
+        check_snapshot(&dir, &log, &machine)?;
+        Ok((Arc::new(log), machine))
     });
-    let (log, snapshots) = opened.map_err(|error| dir.quarantine(error))?;
+    let (log, machine) = opened.map_err(|error| dir.quarantine(error))?;
     let weak = Arc::downgrade(&log);
     let links = options.links.clone();
-    let started = Node::start(&identity, &options.timing, links, log, snapshots, published.clone()).await;
+    let started = Node::start(&identity, &options.timing, links, log, machine).await;
     let raft = started.map_err(OpenError::Raft)?;
     if identity.phase == Phase::Founding {
         raft.initialize(&identity).await.map_err(OpenError::Raft)?;
@@ -350,10 +351,10 @@ async fn start(
 }
 
 /// The log begins where a snapshot ends: without that snapshot something acknowledged is lost.
-fn check_snapshot(dir: &DataDir, log: &SledLog, snapshots: &Snapshots) -> Result<(), StoreError> {
-    let covered = snapshots.latest()?.and_then(|snapshot| snapshot.meta.last);
+fn check_snapshot(dir: &DataDir, log: &SledLog, machine: &Machine) -> Result<(), StoreError> {
+    let covered = machine.last().map(|last| last.index);
     match log.bounds().purged {
-        Some(purged) if covered.is_none_or(|covered| covered.index < purged.index) => {
+        Some(purged) if covered < Some(purged.index) => {
             let what = format!("the log begins behind entry {purged}, and no snapshot reaches so far");
             Err(StoreError::damaged(dir.path(), what))
         }

@@ -35,7 +35,7 @@ impl StoreBuilder<TypeConfig, Log, Machine, Guard> for Builder {
         let vault = Arc::new(held.bind(&identity).unwrap());
         let log = SledLog::open(&held, &identity, vault.clone(), Arc::new(Timings::default())).unwrap();
         let snapshots = Snapshots::open(&held.file("snapshots"), &identity, vault).unwrap();
-        let machine = Machine::new(Arc::new(snapshots), Published::new());
+        let machine = Machine::open(Arc::new(snapshots), Published::new()).unwrap();
         Ok((Guard { _dir: dir, _held: held }, Log::new(Arc::new(log)), machine))
     }
 }

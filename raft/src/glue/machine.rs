@@ -20,7 +20,7 @@ use super::{
 };
 use crate::state::{Command, Outcome, State, Touched};
 use crate::store::snapshot::{Meta, SnapshotFile, Snapshots};
-use crate::store::{LogId, Members};
+use crate::store::{LogId, Members, StoreError};
 
 type OrSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
@@ -82,15 +82,21 @@ pub struct Builder {
 }
 
 impl Machine {
-    pub fn new(snapshots: Arc<Snapshots>, published: Arc<Published>) -> Machine {
-        Machine {
-            state: State::default(),
-            last: None,
-            members: Members::default(),
-            members_at: None,
-            snapshots,
-            published,
-        }
+    /// Starts with the newest snapshot. The log behind it is applied by openraft.
+    pub fn open(snapshots: Arc<Snapshots>, published: Arc<Published>) -> Result<Machine, StoreError> {
+        let (state, meta) = match snapshots.latest()? {
+            Some(file) => (file.state()?, file.meta),
+            None => (State::default(), Meta::default()),
+        };
+        let Meta { last, members, members_at } = meta;
+        let machine = Machine { state, last, members, members_at, snapshots, published };
+        machine.publish(std::iter::empty());
+        Ok(machine)
+    }
+
+    /// The last entry that is applied.
+    pub fn last(&self) -> Option<LogId> {
+        self.last
     }
 
     fn apply_one(
@@ -181,9 +187,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
         let snapshots = self.snapshots.clone();
         let take = move || {
-            let state = State::decode_snapshot(&mut snapshot.reader()?);
-            let state =
-                state.map_err(|error| io::Error::other(format!("the snapshot cannot be read: {error}")))?;
+            let state = snapshot.state()?;
             snapshots.adopt(&snapshot)?;
             Ok::<_, io::Error>(state)
         };

@@ -15,11 +15,10 @@ mod node;
 #[cfg(test)]
 mod conformance;
 
-pub use machine::{Applied, Published};
+pub use machine::{Applied, Machine, Published};
 pub use node::Node;
 
 use log::Log;
-use machine::Machine;
 use network::Network;
 
 use std::collections::BTreeMap;

@@ -8,13 +8,12 @@ use openraft::metrics::WaitError;
 use openraft::rt::WatchReceiver;
 use openraft::{Instant, ServerState};
 
-use super::{Answer, Log, Machine, Network, Proposal, Published, Raft, TypeConfig, config, founder, serve};
+use super::{Answer, Log, Machine, Network, Proposal, Raft, TypeConfig, config, founder, serve};
 use crate::handle::{ProposeError, RaftStatus, Role};
 use crate::links::{Links, Reply, Request};
 use crate::state::NodeId;
 use crate::store::LogStore;
 use crate::store::identity::Identity;
-use crate::store::snapshot::Snapshots;
 use crate::timing::Timing;
 
 pub struct Node {
@@ -27,11 +26,9 @@ impl Node {
         timing: &Timing,
         links: Arc<dyn Links>,
         log: Arc<dyn LogStore>,
-        snapshots: Arc<Snapshots>,
-        published: Arc<Published>,
+        machine: Machine,
     ) -> Result<Node, String> {
         let config = config(&identity.cluster_name, timing)?;
-        let machine = Machine::new(snapshots, published);
         let raft = Raft::new(identity.node.0, config, Network::new(links), Log::new(log), machine);
         Ok(Node { raft: raft.await.map_err(|error| error.to_string())? })
     }

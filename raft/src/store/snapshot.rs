@@ -27,6 +27,7 @@ use super::error::StoreError;
 use super::identity::{Identity, sync_dir};
 use super::seal::{OVERHEAD, Vault, place};
 use super::{LogId, Members};
+use crate::state::{SnapshotError, State};
 
 const MAGIC: &[u8; 8] = b"pontoonS";
 const VERSION: u32 = 1;
@@ -206,6 +207,17 @@ impl SnapshotFile {
             at: 0,
             ended: false,
         })
+    }
+
+    /// The state in it. What does not unseal is damage; what does and is no state of ours comes from another version.
+    pub fn state(&self) -> Result<State, StoreError> {
+        match State::decode_snapshot(&mut self.reader()?) {
+            Ok(state) => Ok(state),
+            Err(SnapshotError::Io(error)) => Err(error
+                .downcast::<StoreError>()
+                .unwrap_or_else(|error| StoreError::io("read the snapshot", &self.path)(error))),
+            Err(error) => Err(StoreError::Engine { doing: "read the snapshot", why: error.to_string() }),
+        }
     }
 
     /// Octets on disk.

@@ -178,6 +178,15 @@ impl LogStore for SledLog {
     }
 
     fn truncate(&self, after: Option<LogId>, done: Done) {
+        // What is committed stays (Raft's leader completeness): to stop is better than to lose it.
+        let committed = self.bounds().committed;
+        if after.map(|id| id.index) < committed.map(|id| id.index) {
+            let why = format!("it was told to truncate behind {after:?}, and {committed:?} is committed");
+            let error = StoreError::Engine { doing: "truncate the log", why };
+            tracing::error!(%error, "the log store stops");
+            self.tail().failed = Some(Arc::new(error.clone()));
+            return done(Err(error));
+        }
         self.enqueue(Op::Truncate { after, done }, |tail| tail.truncate(after));
     }
 

@@ -79,7 +79,7 @@ pub fn engine_error(dir: &Path, doing: &'static str, error: sled::Error) -> Stor
             StoreError::Io { doing, path: dir.join("log"), source: source.into() }
         }
         sled::Error::Io(source) => StoreError::Engine { doing, why: source.to_string() },
-        sled::Error::Corruption { .. } => StoreError::damaged(dir, format!("sled reports: {error}")),
+        sled::Error::Corruption { .. } => StoreError::damaged(dir, "sled finds its own file corrupt"),
         error => StoreError::Engine { doing, why: error.to_string() },
     }
 }
