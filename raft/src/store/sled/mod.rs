@@ -174,7 +174,7 @@ impl LogStore for SledLog {
     }
 
     fn save_committed(&self, committed: Option<LogId>) {
-        self.tail().bounds.committed = committed;
+        self.enqueue(Op::Committed(committed), |tail| tail.bounds.committed = committed);
     }
 
     fn truncate(&self, after: Option<LogId>, done: Done) {

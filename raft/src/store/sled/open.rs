@@ -189,7 +189,7 @@ fn verify(
         .map(LogId::from);
 
     let claim = witness.claim();
-    let mut chain = Chain { first: None, last: purged, claimed: claim.last };
+    let mut chain = Chain { first: None, last: purged, promised: [claim.last, committed] };
     chain.follow(db, dir)?;
     let last = chain.last;
     if tail != last {
@@ -218,7 +218,8 @@ struct Chain {
     first: Option<u64>,
     /// At first the purge mark.
     last: Option<End>,
-    claimed: Option<LogId>,
+    /// Entries that must be these, where the log reaches so far.
+    promised: [Option<LogId>; 2],
 }
 
 impl Chain {
@@ -236,8 +237,10 @@ impl Chain {
             if !follows || record.before != before {
                 return Err(damaged(format!("entry {} does not follow the one before it", record.id)));
             }
-            if self.claimed.is_some_and(|claim| claim.index == record.id.index && claim != record.id) {
-                return Err(damaged(format!("entry {} is not the one that was acknowledged", record.id)));
+            let other = |id: &LogId| id.index == record.id.index && *id != record.id;
+            if let Some(promised) = self.promised.iter().flatten().find(|id| other(id)) {
+                let what = format!("entry {} stands where {promised} was acknowledged", record.id);
+                return Err(damaged(what));
             }
             self.first.get_or_insert(record.id.index);
             self.last = Some(End { id: record.id, digest: record.digest });

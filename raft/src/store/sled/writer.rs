@@ -33,10 +33,25 @@ const GROUP_LEN_MAX: usize = 4 << 20;
 const GARBAGE_STEP: usize = 256;
 
 pub enum Op {
-    Append { entries: Vec<Entry>, done: Done },
-    Vote { vote: Vote, done: Done },
-    Truncate { after: Option<LogId>, done: Done },
-    Purge { upto: LogId, done: Done },
+    Append {
+        entries: Vec<Entry>,
+        done: Done,
+    },
+    Vote {
+        vote: Vote,
+        done: Done,
+    },
+    /// In the queue, so that it never names an entry that is not there yet; its index alone does not tell, since
+    /// another entry may have stood in that place. Causes no flush.
+    Committed(Option<LogId>),
+    Truncate {
+        after: Option<LogId>,
+        done: Done,
+    },
+    Purge {
+        upto: LogId,
+        done: Done,
+    },
 }
 
 pub struct Writer {
@@ -52,7 +67,9 @@ pub struct Writer {
     purged: Option<End>,
     last: Option<End>,
     vote: Option<Vote>,
+    /// As it is on disk, and as it shall be with the next batch.
     committed: Option<LogId>,
+    to_be_committed: Option<LogId>,
     garbage: bool,
 }
 
@@ -77,6 +94,7 @@ impl Writer {
             last: opened.last,
             vote: opened.bounds.vote,
             committed: opened.bounds.committed,
+            to_be_committed: opened.bounds.committed,
             garbage: opened.garbage,
         }
     }
@@ -117,14 +135,14 @@ impl Writer {
             }
             self.execute(group);
         }
-        let _ = self.guarded(|writer| writer.write(&[]));
+        let _ = self.guarded(|writer| writer.write(&[], true));
     }
 
     fn execute(&mut self, group: Vec<Op>) {
         let outcome = self.guarded(|writer| match group.as_slice() {
             [Op::Truncate { after, .. }] => writer.truncate(*after),
             [Op::Purge { upto, .. }] => writer.purge(*upto),
-            ops => writer.write(ops),
+            ops => writer.write(ops, false),
         });
         match outcome {
             Ok(()) => group.into_iter().for_each(|op| op.done()(Ok(()))),
@@ -151,8 +169,8 @@ impl Writer {
         outcome
     }
 
-    /// Appends and votes, and what is known to be committed, in one batch.
-    fn write(&mut self, ops: &[Op]) -> Result<(), StoreError> {
+    /// Appends and votes in one batch, and along with them, or when nothing follows, what is committed.
+    fn write(&mut self, ops: &[Op], closing: bool) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         let mut last = self.last;
         let mut vote = self.vote;
@@ -166,6 +184,7 @@ impl Writer {
                     }
                 }
                 Op::Vote { vote: new, .. } => vote = Some(*new),
+                Op::Committed(id) => self.to_be_committed = *id,
                 Op::Truncate { .. } | Op::Purge { .. } => unreachable!("these go alone"),
             }
         }
@@ -175,18 +194,18 @@ impl Writer {
         if let Some(vote) = vote.filter(|_| vote != self.vote) {
             batch.insert(VOTE, frame(b'V', &[&VoteMessage::from(vote).encode_to_vec()]));
         }
-        // Never ahead of the entries: those behind `last` are still in the queue.
-        let committed = lock(&self.tail).bounds.committed;
-        let committed = committed.filter(|id| last.is_some_and(|last| id.index <= last.id.index));
-        match committed.filter(|_| committed != self.committed) {
-            Some(id) => batch.insert(COMMITTED, frame(b'C', &[&LogIdMessage::from(id).encode_to_vec()])),
-            None if ops.is_empty() => return Ok(()),
-            None => {}
+        let news = self.to_be_committed != self.committed;
+        if let Some(id) = self.to_be_committed.filter(|_| news) {
+            batch.insert(COMMITTED, frame(b'C', &[&LogIdMessage::from(id).encode_to_vec()]));
+        }
+        let only_committed = ops.iter().all(|op| matches!(op, Op::Committed(_)));
+        if only_committed && !(closing && news) {
+            return Ok(());
         }
         self.commit(batch, Claim { last: last.map(|last| last.id), vote })?;
         self.last = last;
         self.vote = vote;
-        self.committed = committed.or(self.committed);
+        self.committed = self.to_be_committed;
         if let Some(last) = last {
             lock(&self.tail).written(last.id.index);
         }
@@ -309,6 +328,7 @@ impl Op {
 
     fn done(self) -> Done {
         match self {
+            Op::Committed(_) => Box::new(drop),
             Op::Append { done, .. }
             | Op::Vote { done, .. }
             | Op::Truncate { done, .. }
