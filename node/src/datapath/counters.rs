@@ -149,14 +149,15 @@ impl Default for Seen {
 mod tests {
     use super::*;
 
+    /// A label of two layers means one thing: an empty datagram, whether it has no UDP payload or nothing at all.
     #[test]
     fn labels_of_all_layers_differ() {
         let counters = Counters::default();
         let mut labels: Vec<_> = counters.drops().map(|(label, _)| label).collect();
-        let all = labels.len();
         labels.sort_unstable();
-        labels.dedup();
-        assert_eq!((labels.len(), all), (ESP + WIRE + IO, ESP + WIRE + IO), "{labels:?}");
+        let shared: Vec<_> =
+            labels.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        assert_eq!((labels.len(), shared), (ESP + WIRE + IO, vec!["empty"]));
     }
 
     #[test]

@@ -218,6 +218,12 @@ impl<C: Clock> Lap<C> {
         false
     }
 
+    /// Fills the queue to the control side; with how many reports.
+    #[cfg(test)]
+    pub fn fill_reports(&self) -> usize {
+        (0..).take_while(|_| self.queues.reports.try_send(Report::Events(vec![])).is_ok()).count()
+    }
+
     fn publish(&mut self) {
         let core = &mut self.core;
         let mut drops = core.table.drops().clone();
@@ -308,11 +314,11 @@ impl<C: Clock> Core<C> {
     /// Sends what is ready in one port, if we hold the lease at this moment.
     //= CL-18
     pub fn flush_port(&mut self, place: usize) {
-        let holds = self.holds_lease();
-        let port = &mut self.ports[place];
-        if port.batch.is_empty() {
+        if self.ports[place].batch.is_empty() {
             return;
         }
+        let holds = self.holds_lease();
+        let port = &mut self.ports[place];
         if holds {
             port.outside.send(&mut port.batch);
         } else {
