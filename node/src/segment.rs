@@ -20,7 +20,7 @@ use ipsec::datagram::Datagram;
 use ipsec::esp::{Install, Replay};
 use ipsec::ike::{Context, Decision, Endpoint, Order, Verdict};
 use ipsec::limits;
-use ipsec::record::{Change, ChildRecord, Guard, IkeRecord, Path, Step};
+use ipsec::record::{Block, Change, ChildRecord, Guard, IkeRecord, Path, Step};
 use ipsec::types::{ChildSpi, EspSeq, Millis, Segment, Spi};
 use raft::state::{Command, Reserve, State, Wanted};
 use raft::{Cluster, ProposeError};
@@ -332,7 +332,11 @@ impl SegmentActor {
             } else {
                 Replay::Fresh
             };
-            self.installed.insert(child.spi_in, now);
+            let told = self.installed.insert(child.spi_in, now).map(|installed| installed.child.block);
+            if told != Some(child.block) {
+                let Block { epoch, first, last } = child.block;
+                tracing::debug!(target: "pontoon::block", spi_out = %child.spi_out, %epoch, %first, %last, "block granted");
+            }
             orders.push(WorkerOrder::Install(Box::new(Install {
                 ike: record.spi,
                 child: child.clone(),

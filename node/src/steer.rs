@@ -62,7 +62,9 @@ async fn step(
     configured: &mut Option<u64>,
 ) -> Result<bool, crate::steering::SteeringError> {
     let current = gateway.load();
-    if *configured != Some(current.revision) {
+    // Revision 0: not read from the log yet. The blackholes of the process before us stay, or inner packets would
+    // take the default route in clear meanwhile (I8).
+    if current.revision > 0 && *configured != Some(current.revision) {
         steering.set_networks(&networks(&current)).await?;
         *configured = Some(current.revision);
     }

@@ -48,8 +48,9 @@ fn start_log(args: &RunArgs, context: &Context) -> Result<(), Fault> {
     let level = match (&args.log, context.global.quiet, context.global.verbose) {
         (Some(level), ..) => level.as_str(),
         (None, true, _) => "warn",
-        (None, _, 0) => "info",
-        (None, _, 1) => "debug",
+        // The libraries below us tell at this level what only their authors need.
+        (None, _, 0) => "info,openraft=warn,sled=warn",
+        (None, _, 1) => "debug,openraft=info,sled=info",
         (None, ..) => "trace",
     };
     let filter = EnvFilter::try_new(level).map_err(|error| {
