@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::child::Child;
 use super::lifetime::Age;
-use super::table::{Child, Event, Table, raise};
+use super::table::{Event, Table, raise};
 use super::tunnel;
 use super::{DropReason, Flow};
 use crate::spec::{ESP_HEADER_LEN, ESP_TRAILER_LEN};

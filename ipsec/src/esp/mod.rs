@@ -8,6 +8,7 @@
 //! | file | its one idea |
 //! |---|---|
 //! | `table` | which child SAs there are, and which of them may send |
+//! | `child` | one of them |
 //! | `inbound`, `outbound` | the two directions, in batches |
 //! | `replay` | numbers that were received |
 //! | `block` | numbers that may be sent |
@@ -29,6 +30,7 @@ mod routes;
 pub mod selectors;
 pub mod tunnel;
 
+mod child;
 mod drops;
 mod inbound;
 mod outbound;
@@ -39,8 +41,9 @@ mod samples;
 #[cfg(test)]
 mod tests;
 
+pub use child::{Child, ChildStats};
 pub use drops::{DropReason, Drops};
 pub use flow::Flow;
 pub use inbound::{Arrival, Origin};
 pub use outbound::Sealer;
-pub use table::{Child, ChildIndex, ChildStats, Event, Install, Refused, Replay, Table};
+pub use table::{ChildIndex, Event, Install, Refused, Replay, Table};

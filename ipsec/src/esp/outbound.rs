@@ -10,8 +10,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::DropReason;
+use super::child::Child;
 use super::lifetime::Age;
-use super::table::{Child, ChildIndex, Event, Table, raise};
+use super::table::{ChildIndex, Event, Table, raise};
 use super::tunnel::{Layout, Trailer};
 use crate::record::Path;
 use crate::spec::ESP_HEADER_LEN;

@@ -15,25 +15,27 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use crypto::cipher::{OpenKey, SealKey};
+use crypto::cipher::SealKey;
 use crypto::rng::Rng;
 
-use super::block::Numbers;
+use super::child::{Child, ChildStats, Kept};
 use super::hash::NumberHasher;
 use super::lifetime::{Age, Limits};
-use super::pmtu::Outer;
-use super::replay::{Window, WindowState};
+use super::replay::WindowState;
 use super::routes::Routes;
 use super::selectors::Selectors;
 use super::{DropReason, Drops, Flow};
-use crate::record::{Block, ChildPhase, ChildRecord, Path, Side};
+use crate::record::{Block, ChildRecord, Path, Side};
 use crate::types::{ChildSpi, Epoch, EspSeq, Millis, Segment, Spi};
 
 /// Removed children of a segment that are remembered until its next epoch. They are refused a sealing key; the log
 /// never brings back a deleted child, so this only guards against a stale message in a queue.
 const REMOVED_PER_SEGMENT: usize = 4_096;
+
+/// Windows of given-up segments that are kept, in case the segment comes back to this process: 268 octets each.
+const WINDOWS_KEPT: usize = 16_384;
 
 /// Events between two calls of `events`. What does not fit comes again later: each is raised by a lasting state.
 const EVENTS_MAX: usize = 1_024;
@@ -102,44 +104,6 @@ pub enum Event {
     Audit { reason: DropReason, child: ChildSpi, number: u32, peer: SocketAddr },
 }
 
-/// Counters of one child. Written by one thread, read by any.
-#[derive(Debug, Default)]
-pub struct ChildStats {
-    pub packets_in: AtomicU64,
-    pub octets_in: AtomicU64,
-    pub packets_out: AtomicU64,
-    pub octets_out: AtomicU64,
-    /// The next number that would be sent.
-    pub next_number: AtomicU64,
-    /// The highest number received.
-    pub edge: AtomicU64,
-    /// When the last good packet came in, in the milliseconds of the caller's clock; 0: never.
-    pub heard_ms: AtomicU64,
-}
-
-/// One child SA.
-pub struct Child {
-    pub(super) ike: Spi,
-    pub(super) spi_in: ChildSpi,
-    pub(super) spi_out: ChildSpi,
-    pub(super) path: Path,
-    pub(super) open: OpenKey,
-    pub(super) window: Window,
-    pub(super) seal: Option<SealKey>,
-    pub(super) numbers: Numbers,
-    pub(super) selectors: Selectors,
-    pub(super) limits: Limits,
-    pub(super) heard: bool,
-    pub(super) reported: Age,
-    pub(super) octets_in: u64,
-    pub(super) octets_out: u64,
-    pub(super) inner_mtu: usize,
-    pub(super) stats: Arc<ChildStats>,
-    /// As installed: the path of the record, the keys for the next epoch, the selectors for removal.
-    installed: Install,
-    order: u64,
-}
-
 /// All children of the served segments of one worker.
 #[derive(Debug)]
 pub struct Table {
@@ -151,6 +115,8 @@ pub struct Table {
     free: Vec<ChildIndex>,
     routes: Routes,
     removed: HashMap<u8, VecDeque<ChildSpi>>,
+    /// What was received on children of segments that were given up. With it a restarted actor goes on exactly.
+    kept: HashMap<ChildSpi, Kept>,
     pub(super) drops: Drops,
     pub(super) events: Vec<Event>,
     installs: u64,
@@ -172,6 +138,7 @@ impl Table {
             free: Vec::new(),
             routes: Routes::default(),
             removed: HashMap::new(),
+            kept: HashMap::new(),
             drops: Drops::default(),
             events: Vec::with_capacity(EVENTS_MAX),
             installs: 0,
@@ -197,9 +164,10 @@ impl Table {
         Ok(())
     }
 
-    /// The segment is no longer ours: its children and their keys go.
+    /// The segment is no longer ours: its children and their keys go. What was received is remembered.
     pub fn unserve(&mut self, segment: Segment) {
         self.served[usize::from(segment.0)] = None;
+        self.kept.retain(|spi, _| spi.segment() != segment);
         let gone: Vec<ChildSpi> = self
             .children
             .iter()
@@ -208,8 +176,16 @@ impl Table {
             .filter(|spi| spi.segment() == segment)
             .collect();
         for spi in gone {
-            let _ = self.remove(spi);
+            let Ok(child) = self.take(spi) else { continue };
+            if self.kept.len() < WINDOWS_KEPT {
+                self.kept.insert(spi, Kept::of(*child));
+            }
         }
+    }
+
+    /// The highest epoch under which the segment was ever served here.
+    pub fn reached(&self, segment: Segment) -> Option<Epoch> {
+        self.reached[usize::from(segment.0)]
     }
 
     pub fn served(&self, segment: Segment) -> Option<Epoch> {
@@ -262,17 +238,8 @@ impl Table {
 
     /// Deletes a child and its keys.
     pub fn remove(&mut self, spi_in: ChildSpi) -> Result<(), Refused> {
-        let index = self.by_spi.remove(&spi_in.0).ok_or(Refused::Unknown)?;
-        let child = self.children[index.0 as usize].take().ok_or(Refused::Unknown)?;
-        for selector in &child.installed.child.remote_ts {
-            self.routes.remove(selector, index);
-        }
-        self.free.push(index);
-        let removed = self.removed.entry(spi_in.segment().0).or_default();
-        if removed.len() == REMOVED_PER_SEGMENT {
-            removed.pop_front();
-        }
-        removed.push_back(spi_in);
+        self.kept.remove(&spi_in);
+        self.take(spi_in)?;
         Ok(())
     }
 
@@ -371,9 +338,27 @@ impl Table {
         confirmed && child.is_live()
     }
 
+    fn take(&mut self, spi_in: ChildSpi) -> Result<Box<Child>, Refused> {
+        let index = self.by_spi.remove(&spi_in.0).ok_or(Refused::Unknown)?;
+        let child = self.children[index.0 as usize].take().ok_or(Refused::Unknown)?;
+        for selector in &child.installed.child.remote_ts {
+            self.routes.remove(selector, index);
+        }
+        self.free.push(index);
+        let removed = self.removed.entry(spi_in.segment().0).or_default();
+        if removed.len() == REMOVED_PER_SEGMENT {
+            removed.pop_front();
+        }
+        removed.push_back(spi_in);
+        Ok(child)
+    }
+
     fn add(&mut self, install: Install) -> Result<(), Refused> {
         self.installs += 1;
-        let child = Box::new(Child::new(install, self.installs)?);
+        let mut child = Box::new(Child::new(install, self.installs)?);
+        if let Some(kept) = self.kept.remove(&child.spi_in) {
+            kept.give_to(&mut child);
+        }
         let index = self.free.pop().unwrap_or(ChildIndex(self.children.len() as u32));
         if index.0 as usize == self.children.len() {
             self.children.push(None);
@@ -423,118 +408,4 @@ pub(super) fn raise(events: &mut Vec<Event>, event: Event) -> bool {
         events.push(event);
     }
     room
-}
-
-impl Child {
-    fn new(install: Install, order: u64) -> Result<Child, Refused> {
-        let record = &install.child;
-        let suite = record.suite;
-        let (encr, integ) = (record.keys.encr_in.as_bytes(), record.keys.integ_in.as_bytes());
-        let open = OpenKey::new(suite.protection, encr, integ).map_err(|_| Refused::Unsound)?;
-        let window = match &install.replay {
-            Replay::Fresh => Window::new(suite.esn),
-            Replay::After(edge) => Window::after(*edge, suite.esn),
-            Replay::Exact(state) => Window::import(state, suite.esn).ok_or(Refused::Unsound)?,
-        };
-        let mut child = Child {
-            ike: install.ike,
-            spi_in: record.spi_in,
-            spi_out: record.spi_out,
-            path: install.path,
-            open,
-            window,
-            seal: None,
-            numbers: Numbers::new(),
-            selectors: Selectors::new(&record.local_ts, &record.remote_ts),
-            limits: Limits::new(&suite, install.rekey_octets),
-            heard: false,
-            reported: Age::Fresh,
-            octets_in: 0,
-            octets_out: 0,
-            inner_mtu: 0,
-            stats: install.stats.clone(),
-            order,
-            installed: install,
-        };
-        child.set_path(child.path);
-        Ok(child)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub fn ike(&self) -> Spi {
-        self.ike
-    }
-
-    pub fn spi_in(&self) -> ChildSpi {
-        self.spi_in
-    }
-
-    /// The highest number received.
-    pub fn edge(&self) -> EspSeq {
-        self.window.edge()
-    }
-
-    /// The exact window, for a planned move.
-    pub fn export_window(&self) -> WindowState {
-        self.window.export()
-    }
-
-    /// The next number that would be sent, and how many may follow before a grant.
-    pub fn numbers(&self) -> (EspSeq, u64) {
-        (self.numbers.next(), self.numbers.left())
-    }
-
-    /// The longest inner packet that fits the path.
-    pub fn inner_mtu(&self) -> usize {
-        self.inner_mtu
-    }
-
-    pub(super) fn esn(&self) -> bool {
-        self.installed.child.suite.esn
-    }
-
-    pub(super) fn protection(&self) -> crypto::cipher::Protection {
-        self.installed.child.suite.protection
-    }
-
-    pub(super) fn set_path(&mut self, path: Path) {
-        self.path = path;
-        let outer = Outer { ipv6: path.peer.is_ipv6(), udp: path.encapsulates() };
-        self.inner_mtu = outer.inner_mtu(self.protection(), self.installed.path_mtu);
-    }
-
-    /// True while something may be sent on it, were there numbers.
-    fn is_live(&self) -> bool {
-        !matches!(self.installed.child.phase, ChildPhase::Closing { .. }) && self.reported != Age::Hard
-    }
-
-    /// Which of two children is newer.
-    fn seniority(&self) -> (Millis, u64) {
-        (self.installed.child.established_at, self.order)
-    }
-
-    /// Notes how old the SA is with `octets` carried one way and `number` in use, and tells of a change once.
-    pub(super) fn grow(&mut self, octets: u64, number: u64, events: &mut Vec<Event>) -> Age {
-        let age = self.limits.age(octets, number).max(self.reported);
-        if age > self.reported {
-            let (ike, child) = (self.ike, self.spi_in);
-            let event = match age {
-                Age::Hard => Event::HardLimit { ike, child },
-                _ => Event::SoftLimit { ike, child },
-            };
-            if raise(events, event) {
-                self.reported = age;
-            }
-        }
-        age
-    }
-}
-
-impl std::fmt::Debug for Child {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Child({} of {}, numbers {:?}, edge {})", self.spi_in, self.ike, self.numbers, self.edge())
-    }
 }

@@ -1,0 +1,295 @@
+//! What may be sent and received as epochs, blocks, peers and rekeys come and go.
+
+use super::*;
+
+//= test ES-9
+#[test]
+fn numbers_come_from_blocks_only() {
+    let mut us = End::new(path());
+    let old = ChildRecord { block: block(Epoch(2), 1, 10_000), ..child(gcm(), 5) };
+    us.install(old, path());
+    assert_eq!(us.seal(&down()), Err(DropReason::Block), "a block of an old epoch is none");
+    let asked = us.events().into_iter().any(|event| matches!(event, Event::NeedBlock { child: OURS, .. }));
+    assert!(asked);
+    let grant = |us: &mut End, block| us.table.grant(OURS, block, &mut SeededRng::new(4));
+    assert_eq!(grant(&mut us, block(Epoch(2), 1, 20_000)), Err(Refused::OldEpoch));
+    grant(&mut us, block(EPOCH, 10_001, 10_002)).unwrap();
+    assert_eq!(number(&us.seal(&down()).unwrap()), 10_001);
+    assert_eq!(number(&us.seal(&down()).unwrap()), 10_002);
+    assert_eq!(us.seal(&down()), Err(DropReason::Block));
+    grant(&mut us, block(EPOCH, 10_001, 10_003)).unwrap();
+    assert_eq!(number(&us.seal(&down()).unwrap()), 10_003);
+}
+
+/// (IV, number) of a sealed packet: neither may ever come twice under one key.
+fn fingerprint(packet: &[u8]) -> ([u8; 8], u32) {
+    (packet[8..16].try_into().unwrap(), number(packet))
+}
+
+//= test ES-9
+//= test AL-2
+#[test]
+fn no_iv_and_no_number_comes_twice_whatever_is_ordered() {
+    let mut us = End::new(path());
+    let mut seen = std::collections::HashSet::new();
+    let mut send = |us: &mut End| {
+        let packet = us.seal(&down())?;
+        let (iv, number) = fingerprint(&packet);
+        assert!(seen.insert(iv.to_vec()) && seen.insert(number.to_be_bytes().to_vec()), "{iv:?} {number}");
+        Ok::<_, DropReason>(u32::from_be_bytes([0, iv[0], iv[1], iv[2]]))
+    };
+    us.install(child(gcm(), 5), path());
+    assert_eq!(send(&mut us), Ok(EPOCH.0));
+    // The same record again, as after every change of it.
+    us.install(child(gcm(), 5), path());
+    assert_eq!(send(&mut us), Ok(EPOCH.0));
+    // Removed, and brought back by a stale order in the same epoch: it receives, but never sends again.
+    us.table.remove(OURS).unwrap();
+    let stale = us.table.install(install(child(gcm(), 5), path()), &mut SeededRng::new(1));
+    assert_eq!(stale, Err(Refused::OldEpoch));
+    assert_eq!(send(&mut us), Err(DropReason::Block));
+    // The segment is given up and comes back under the same epoch: refused.
+    us.table.unserve(SEGMENT);
+    assert_eq!(us.table.serve(SEGMENT, EPOCH), Err(Refused::OldEpoch));
+    assert_eq!(
+        us.table.install(install(child(gcm(), 5), path()), &mut SeededRng::new(1)),
+        Err(Refused::NotServed)
+    );
+    // A new epoch with its own block: a new key, other IVs, other numbers.
+    us.table.serve(SEGMENT, Epoch(4)).unwrap();
+    us.install(ChildRecord { block: block(Epoch(4), 10_001, 20_000), ..child(gcm(), 5) }, path());
+    assert_eq!(send(&mut us), Ok(4));
+    // The next epoch while the child is installed: the old key and block are void at once.
+    us.table.serve(SEGMENT, Epoch(5)).unwrap();
+    assert_eq!(send(&mut us), Err(DropReason::Block));
+    us.table.grant(OURS, block(Epoch(5), 20_001, 30_000), &mut SeededRng::new(1)).unwrap();
+    assert_eq!(send(&mut us), Ok(5));
+}
+
+#[test]
+fn a_window_outlives_a_new_epoch_and_a_record_update() {
+    let (mut us, mut peer) = pair(gcm());
+    let packet = peer.seal(&up()).unwrap();
+    us.open(&packet).unwrap();
+    us.table.serve(SEGMENT, Epoch(4)).unwrap();
+    us.install(ChildRecord { block: block(Epoch(4), 10_001, 20_000), ..child(gcm(), 5) }, path());
+    assert_eq!(us.open(&packet), Err(DropReason::Replay));
+}
+
+#[test]
+fn a_segment_that_comes_back_remembers_what_was_received() {
+    let (mut us, mut peer) = pair(gcm());
+    let [first, second, third] = [(); 3].map(|()| peer.seal(&up()).unwrap());
+    us.open(&first).unwrap();
+    us.open(&third).unwrap();
+    let again = |us: &mut End, replay| {
+        us.table.unserve(SEGMENT);
+        let epoch = Epoch(us.table.reached(SEGMENT).unwrap().0 + 1);
+        us.table.serve(SEGMENT, epoch).unwrap();
+        let record = ChildRecord { block: block(epoch, 10_001, 20_000), ..child(gcm(), 5) };
+        us.table.install(Install { replay, ..install(record, path()) }, &mut SeededRng::new(1)).unwrap();
+    };
+    again(&mut us, Replay::After(EspSeq(0)));
+    assert_eq!(us.open(&first), Err(DropReason::Replay));
+    assert_eq!(us.open(&third), Err(DropReason::Replay));
+    assert_eq!(us.open(&second), Ok(up()), "exactly: what was not received still may be");
+    // Somebody else had the segment meanwhile, and saw more.
+    again(&mut us, Replay::After(EspSeq(9)));
+    assert_eq!(us.table.find(OURS).unwrap().edge(), EspSeq(9));
+    // Deleted, it is forgotten.
+    us.table.remove(OURS).unwrap();
+    again(&mut us, Replay::Fresh);
+    assert_eq!(us.table.find(OURS).unwrap().edge(), EspSeq(0));
+}
+
+//= test CL-18
+#[test]
+fn nothing_passes_without_an_assignment() {
+    let (mut us, mut peer) = pair(gcm());
+    let packet = peer.seal(&up()).unwrap();
+    us.table.unserve(SEGMENT);
+    assert_eq!(us.open(&packet), Err(DropReason::NotOwner));
+    assert_eq!(us.seal(&down()), Err(DropReason::NoPolicy));
+    assert!(us.table.is_empty(), "no key is left");
+}
+
+//= test CL-33
+//= test CL-35
+//= test IK-99
+#[test]
+fn a_peer_moves_by_its_newest_packet_only() {
+    let (mut us, mut peer) = pair(gcm());
+    let [first, second, third] = [(); 3].map(|()| peer.seal(&up()).unwrap());
+    let at = |us: &End| us.table.find(OURS).unwrap().path().peer.to_string();
+    us.open_from(&second, "198.51.100.9:4500", 0).unwrap();
+    us.events();
+    // An old packet from elsewhere, held back on its way.
+    us.open_from(&first, "203.0.113.5:999", 0).unwrap();
+    assert_eq!(at(&us), "198.51.100.9:4500");
+    // A forged one.
+    let mut forged = third.clone();
+    forged[30] ^= 1;
+    us.open_from(&forged, "203.0.113.5:999", 0).unwrap_err();
+    assert_eq!(at(&us), "198.51.100.9:4500");
+    // The NAT has a new mapping.
+    us.open_from(&third, "198.51.100.9:61000", 0).unwrap();
+    assert_eq!(at(&us), "198.51.100.9:61000");
+    let moved = "198.51.100.9:61000".parse().unwrap();
+    assert!(us.events().contains(&Event::PeerMoved { ike: IKE, child: OURS, peer: moved }));
+    // A record that does not know yet does not undo it; one that knows of another place does.
+    us.install(child(gcm(), 5), path());
+    assert_eq!(at(&us), "198.51.100.9:61000");
+    us.install(child(gcm(), 5), Path { peer: "198.51.100.9:5".parse().unwrap(), ..path() });
+    assert_eq!(at(&us), "198.51.100.9:5");
+    us.table.moved(IKE, path());
+    assert_eq!(at(&us), "198.51.100.9:4500");
+    // Behind a NAT ourselves we do not follow.
+    let back = "192.0.2.77:4500";
+    let answer = us.seal(&down()).unwrap();
+    peer.open_from(&answer, back, 0).unwrap();
+    assert_eq!(peer.table.find(PEERS).unwrap().path().peer.to_string(), "192.0.2.1:4500");
+}
+
+//= test CL-44
+//= test IK-97
+#[test]
+fn both_encapsulations_are_accepted_but_plain_ones_move_nobody() {
+    let (mut us, mut peer) = pair(gcm());
+    let packet = peer.seal(&up()).unwrap();
+    us.origin.udp = false;
+    assert_eq!(us.open_from(&packet, "203.0.113.5:0", 0), Ok(up()));
+    assert_eq!(*us.table.find(OURS).unwrap().path(), path());
+}
+
+/// A rekey by the peer: the new child replaces `OURS`.
+fn successor(initiator: Side) -> ChildRecord {
+    ChildRecord {
+        spi_in: ChildSpi(0x0700_0303),
+        spi_out: ChildSpi(0x0700_0404),
+        initiator,
+        replaces: Some(OURS),
+        established_at: Millis(10),
+        ..child(gcm(), 6)
+    }
+}
+
+//= test IK-71
+#[test]
+fn make_before_break() {
+    let new_spi = successor(Side::Us).spi_in;
+    let used = |us: &mut End| {
+        let packet = us.seal(&down()).unwrap();
+        u32::from_be_bytes(packet[..4].try_into().unwrap())
+    };
+    let (old, new) = (PEERS.0, successor(Side::Us).spi_out.0);
+    let ready = |initiator| {
+        let (mut us, _) = pair(gcm());
+        us.install(successor(initiator), path());
+        us.install(ChildRecord { phase: ChildPhase::Replaced, ..child(gcm(), 5) }, path());
+        us
+    };
+
+    assert_eq!(used(&mut ready(Side::Us)), new, "ours: at once");
+
+    let mut us = ready(Side::Peer);
+    assert_eq!(used(&mut us), old, "the peer's: not before it uses it");
+    let mut peer = End::new(path());
+    peer.install(mirror(&successor(Side::Peer)), path());
+    let packet = peer.seal(&up()).unwrap();
+    assert_eq!(us.open(&packet), Ok(up()), "it receives from the start");
+    assert!(us.events().contains(&Event::FirstInbound { ike: IKE, child: new_spi }));
+    assert_eq!(used(&mut us), new);
+
+    let mut us = ready(Side::Peer);
+    us.table.remove(OURS).unwrap();
+    assert_eq!(used(&mut us), new, "the old one is gone");
+
+    let mut us = ready(Side::Peer);
+    let closing = ChildPhase::Closing { why: crate::record::Why::Rekeyed };
+    us.install(ChildRecord { phase: closing, ..child(gcm(), 5) }, path());
+    assert_eq!(used(&mut us), new, "the old one is closing");
+
+    let mut us = ready(Side::Peer);
+    us.table.confirm(new_spi).unwrap();
+    assert_eq!(used(&mut us), new, "we were told");
+}
+
+//= test IK-71
+#[test]
+fn the_newest_of_equals_and_the_longest_prefix_win() {
+    let (mut us, _) = pair(gcm());
+    let other = |spi: u32, at: u64, remote: &str| ChildRecord {
+        spi_in: ChildSpi(spi),
+        spi_out: ChildSpi(spi),
+        established_at: Millis(at),
+        remote_ts: vec![net(remote)],
+        ..child(gcm(), 9)
+    };
+    let used = |us: &mut End| {
+        let packet = us.seal(&down()).unwrap();
+        u32::from_be_bytes(packet[..4].try_into().unwrap())
+    };
+    us.install(other(0x0700_0900, 99, "10.9.0.0/16"), path());
+    assert_eq!(used(&mut us), PEERS.0, "newer, but less specific");
+    us.install(other(0x0700_0901, 20, "10.9.0.7/32"), path());
+    us.install(other(0x0700_0902, 10, "10.9.0.7/32"), path());
+    assert_eq!(used(&mut us), 0x0700_0901);
+    us.table.remove(ChildSpi(0x0700_0901)).unwrap();
+    us.table.remove(OURS).unwrap();
+    assert_eq!(used(&mut us), 0x0700_0902);
+    us.table.remove(ChildSpi(0x0700_0902)).unwrap();
+    assert_eq!(used(&mut us), 0x0700_0900);
+}
+
+//= test ES-26
+#[test]
+fn an_sa_asks_for_a_rekey_and_then_stops() {
+    let (mut us, mut peer) = pair(gcm());
+    let limited = Install { rekey_octets: 1_000, ..install(child(gcm(), 5), path()) };
+    us.table.install(limited, &mut SeededRng::new(1)).unwrap();
+    let mut soft_after = None;
+    let mut sent = 0;
+    loop {
+        match us.seal(&down()) {
+            Ok(_) => sent += 1,
+            Err(reason) => {
+                assert_eq!((reason, us.seal(&down())), (DropReason::Expired, Err(DropReason::Expired)));
+                break;
+            }
+        }
+        for event in us.events() {
+            match event {
+                Event::SoftLimit { child: OURS, .. } => {
+                    assert!(soft_after.replace(sent).is_none(), "told once")
+                }
+                Event::HardLimit { child: OURS, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        if sent > 100 {
+            panic!("no limit");
+        }
+    }
+    // 104 octets each: 68 inner, 2 + 2 trailer, 16 header and IV, 16 ICV.
+    assert_eq!((soft_after, sent), (Some(10), 14));
+    let late = peer.seal(&up()).unwrap();
+    assert_eq!(us.open(&late), Err(DropReason::Expired));
+}
+
+#[test]
+fn counters_are_there_to_be_read() {
+    let (mut us, mut peer) = pair(gcm());
+    let stats = Arc::<ChildStats>::default();
+    us.table.remove(OURS).unwrap();
+    us.table.unserve(SEGMENT);
+    us.table.serve(SEGMENT, Epoch(9)).unwrap();
+    let record = ChildRecord { block: block(Epoch(9), 50, 60), ..child(gcm(), 5) };
+    let with_stats = Install { stats: stats.clone(), ..install(record, path()) };
+    us.table.install(with_stats, &mut SeededRng::new(1)).unwrap();
+    let packet = us.seal(&down()).unwrap();
+    us.open(&peer.seal(&up()).unwrap()).unwrap();
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((read(&stats.packets_out), read(&stats.octets_out)), (1, packet.len() as u64));
+    assert_eq!((read(&stats.packets_in), read(&stats.octets_in)), (1, packet.len() as u64));
+    assert_eq!((read(&stats.next_number), read(&stats.edge), read(&stats.heard_ms)), (51, 1, NOW.0));
+}
