@@ -1,4 +1,5 @@
 //! The client against the engine: two implementations that share only the wire formats and the key derivation.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Every input that the fuzzer found worth keeping, through every entry point: no panic, without a fuzzer.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../fuzz/entry.rs"]
 mod entry;

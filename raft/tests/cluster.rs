@@ -1,4 +1,5 @@
 //! A cluster of one member, from its founding over a restart, a snapshot and a purge.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

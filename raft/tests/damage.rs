@@ -1,4 +1,5 @@
 //! Damage to any file of `data_dir` is found at the start: quarantine with a clear reason, never a shortened log.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //! there is room again.
 //!
 //! The child is this test binary, once under a limit on the size of files, once on a small tmpfs of its own.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

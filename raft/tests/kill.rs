@@ -9,6 +9,7 @@
 //! ```
 //!
 //! 25 rounds; `PONTOON_KILL_ROUNDS=500` for more, `PONTOON_KILL_SEED` for others. The child is this test binary.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs::File;

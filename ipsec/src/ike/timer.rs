@@ -104,13 +104,9 @@ impl Timers {
         }
         self.children.retain(|&spi, _| record.child(spi).is_some());
         for child in &record.children {
-            if !self.children.contains_key(&child.spi_in) {
-                let lifetime = child_lifetime(record, child, ctx);
-                self.children.insert(child.spi_in, lifetime);
-            }
-            if child.phase != ChildPhase::Live
-                && let Some(lifetime) = self.children.get_mut(&child.spi_in)
-            {
+            let lifetime =
+                self.children.entry(child.spi_in).or_insert_with(|| child_lifetime(record, child, ctx));
+            if child.phase != ChildPhase::Live {
                 *lifetime = Lifetime { leftover: lifetime.leftover, ..Lifetime::default() };
                 lifetime.leftover.get_or_insert(ctx.now.after(match child.phase {
                     ChildPhase::Closing { .. } => 0,

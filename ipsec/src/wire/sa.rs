@@ -111,7 +111,9 @@ impl Sa {
         let mut proposals = Vec::new();
         loop {
             let (more, proposal) = Proposal::parse(&mut reader)?;
-            if usize::from(proposal.number) != proposals.len() + 1 && !(proposals.is_empty() && !more) {
+            // The only proposal of an answer has the number of the one that it takes.
+            let is_answer = proposals.is_empty() && !more;
+            if !is_answer && usize::from(proposal.number) != proposals.len() + 1 {
                 return Err(Malformed("proposals are not numbered 1, 2, 3"));
             }
             proposals.push(proposal);

@@ -16,9 +16,12 @@ const PACKETS_PER_CHILD: usize = 256;
 /// A packet that waited longer is of no use to its sender.
 const STALE_MS: u64 = 1_000;
 
+/// The packets of one child in their order, each with when it came.
+type Line = VecDeque<(Millis, Box<[u8]>)>;
+
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    children: HashMap<ChildSpi, VecDeque<(Millis, Box<[u8]>)>>,
+    children: HashMap<ChildSpi, Line>,
     octets: usize,
     packets: usize,
 }
