@@ -94,7 +94,7 @@ impl World {
         let Some(mut datagram) = self.to_gateway.pop_front() else { return false };
         (datagram.local, datagram.peer) = (datagram.peer, datagram.local);
         let replies = self.gateway.handle(&datagram, self.now);
-        self.from_gateway(replies);
+        self.arrive(replies);
         true
     }
 
@@ -115,7 +115,7 @@ impl World {
 
     pub fn order_gateway(&mut self, order: Order) {
         let datagrams = self.gateway.order(order, self.now);
-        self.from_gateway(datagrams);
+        self.arrive(datagrams);
     }
 
     /// Lets time pass on both sides.
@@ -124,7 +124,7 @@ impl World {
         let output = self.client.timeout(self.now, &mut self.rng);
         self.take(output);
         let datagrams = self.gateway.timeout(self.now);
-        self.from_gateway(datagrams);
+        self.arrive(datagrams);
     }
 
     pub fn take(&mut self, output: client::Output) {
@@ -133,7 +133,7 @@ impl World {
         self.to_gateway.extend(output.datagrams);
     }
 
-    fn from_gateway(&mut self, datagrams: Vec<Datagram>) {
+    fn arrive(&mut self, datagrams: Vec<Datagram>) {
         self.sent.extend(datagrams.iter().map(|datagram| datagram.octets.clone()));
         self.to_client.extend(datagrams);
     }

@@ -293,7 +293,10 @@ mod tests {
         }
     }
 
-    fn pieces(sealer: &Sealer, entry: &Entry) -> (Vec<([u8; 11], Vec<u8>)>, Digest) {
+    /// Key and value, as sled gets them.
+    type Piece = ([u8; 11], Vec<u8>);
+
+    fn pieces(sealer: &Sealer, entry: &Entry) -> (Vec<Piece>, Digest) {
         let mut pieces = Vec::new();
         let digest = sealer.encode(&GENESIS, entry, |key, value| pieces.push((key, value))).unwrap();
         (pieces, digest)
