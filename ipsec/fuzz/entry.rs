@@ -14,8 +14,11 @@ use crypto::rng::SeededRng;
 use ipsec::types::{MessageId, Spi};
 use ipsec::wire::*;
 
+/// A name, and what takes the octets.
+pub type EntryPoint = (&'static str, fn(&[u8]));
+
 /// Every entry point with the name of its target and corpus.
-pub const ALL: [(&str, fn(&[u8])); 8] = [
+pub const ALL: [EntryPoint; 8] = [
     ("datagram", datagram),
     ("message", message),
     ("chain", chain),
