@@ -87,6 +87,7 @@ impl Numbers {
     }
 
     /// The next `count` numbers, or as many as are left; `None` when there are none.
+    //= ES-14
     pub fn take(&mut self, count: u64) -> Option<Run> {
         let count = count.min(self.left());
         if count == 0 {

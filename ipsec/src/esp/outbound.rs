@@ -61,6 +61,7 @@ impl Sealer<'_> {
     /// Writes the ESP packet around `inner` into the start of `slot` (at least `sealed_len` octets); its length.
     /// `Block`: no number is left, wait for a grant. `Expired`: the SA is at its hard limit.
     //= ES-9
+    //= ES-17
     pub fn seal(&mut self, inner: &[u8], slot: &mut [u8]) -> Result<usize, DropReason> {
         let child = &mut *self.child;
         let layout = Layout::new(child.protection(), inner.len());

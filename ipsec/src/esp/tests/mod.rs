@@ -189,6 +189,7 @@ proptest! {
     //= test ES-4
     //= test ES-5
     //= test ES-6
+    //= test ES-17
     //= test ES-21
     #[test]
     fn what_is_sealed_opens_and_nothing_else_does(

@@ -293,3 +293,110 @@ fn counters_are_there_to_be_read() {
     assert_eq!((read(&stats.packets_in), read(&stats.octets_in)), (1, packet.len() as u64));
     assert_eq!((read(&stats.next_number), read(&stats.edge), read(&stats.heard_ms)), (51, 1, NOW.0));
 }
+
+/// What a queue may bring, in any order and more than once; `Reserve` and `Assign` stand for the log, which never
+/// grants a number twice and never goes back to an epoch.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Assign,
+    Reserve(u64),
+    Remove,
+    Unserve,
+    Send(u64),
+    /// An order of the past comes again.
+    Again(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Ordered {
+    Serve(Epoch),
+    Install(Block),
+    Grant(Block),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => Just(Step::Assign),
+        4 => (1u64..30).prop_map(Step::Reserve),
+        1 => Just(Step::Remove),
+        1 => Just(Step::Unserve),
+        6 => (1u64..20).prop_map(Step::Send),
+        6 => any::<usize>().prop_map(Step::Again),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    //= test ES-9
+    //= test AL-2
+    #[test]
+    fn stale_orders_make_no_number_and_no_iv_come_twice(steps in steps()) {
+        let mut us = End { table: Table::new(), ..End::new(path()) };
+        let mut rng = SeededRng::new(1);
+        let (mut epoch, mut granted) = (Epoch(0), 0);
+        let (mut current, mut orders) = (block(Epoch(0), 1, 0), Vec::<Ordered>::new());
+        let (mut ivs, mut numbers) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        let mut blocks: Vec<Block> = Vec::new();
+        let obey = |us: &mut End, order: &Ordered, rng: &mut SeededRng| {
+            let _ = match order {
+                Ordered::Serve(epoch) => us.table.serve(SEGMENT, *epoch),
+                Ordered::Install(block) => {
+                    let record = ChildRecord { block: *block, ..child(gcm(), 5) };
+                    us.table.install(install(record, path()), rng)
+                }
+                Ordered::Grant(block) => us.table.grant(OURS, *block, rng),
+            };
+        };
+        for step in steps {
+            let fresh = match step {
+                Step::Assign => {
+                    epoch = Epoch(epoch.0 + 1);
+                    current = block(epoch, granted + 1, granted + 10);
+                    granted += 10;
+                    vec![Ordered::Serve(epoch), Ordered::Install(current)]
+                }
+                Step::Reserve(count) if epoch > Epoch(0) => {
+                    granted += count;
+                    current.last = EspSeq(granted);
+                    vec![Ordered::Grant(current)]
+                }
+                Step::Again(which) if !orders.is_empty() => {
+                    vec![orders[which % orders.len()].clone()]
+                }
+                Step::Remove => {
+                    let _ = us.table.remove(OURS);
+                    vec![]
+                }
+                Step::Unserve => {
+                    us.table.unserve(SEGMENT);
+                    vec![]
+                }
+                Step::Send(count) => {
+                    for _ in 0..count {
+                        let Ok(packet) = us.seal(&down()) else { continue };
+                        let (iv, number) = fingerprint(&packet);
+                        prop_assert!(ivs.insert(iv) && numbers.insert(number), "{iv:?} {number}");
+                        let served = us.table.served(SEGMENT).unwrap();
+                        let number = EspSeq(u64::from(number));
+                        let committed = |block: &Block| {
+                            block.epoch == served && block.first <= number && number <= block.last
+                        };
+                        prop_assert!(blocks.iter().any(committed), "{number} in {served}");
+                        prop_assert_eq!(iv[..3].to_vec(), served.0.to_be_bytes()[1..].to_vec());
+                    }
+                    vec![]
+                }
+                _ => vec![],
+            };
+            if epoch > Epoch(0) {
+                blocks.push(current);
+            }
+            for order in fresh {
+                obey(&mut us, &order, &mut rng);
+                orders.push(order);
+            }
+        }
+    }
+}
