@@ -25,6 +25,7 @@ use super::backend::{Answer, Backend};
 use super::wire::{Call, REQUEST_LEN_MAX, ReplyBody, Request, VERSION};
 use crate::config::{GatewaySource, examine};
 use crate::fault::{Exit, Fault, StartError};
+use crate::observe::systemd;
 
 /// Connections at a time; followers of events hold theirs.
 const CONNECTIONS_MAX: usize = 64;
@@ -61,8 +62,9 @@ impl Server {
         Ok(Server { listener, path: path.to_owned() })
     }
 
-    /// Serves until the future is dropped.
+    /// Serves until the future is dropped. From here on the node can be asked, which is what systemd calls ready.
     pub async fn serve<B: Backend>(self, backend: Arc<B>) {
+        systemd::notify("READY=1");
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let stream = match self.listener.accept().await {

@@ -78,6 +78,14 @@ pub enum Event {
         peer_id: String,
         why: String,
     },
+    /// The peer's address changed: its NAT gave it another port, or it moved.
+    IkeMoved {
+        spi_i: Spi,
+        spi_r: Spi,
+        peer_id: String,
+        old_address: SocketAddr,
+        new_address: SocketAddr,
+    },
     /// A peer was refused. `notify` is what it was told, in RFC 7296's words.
     IkeFailed {
         peer_address: SocketAddr,
@@ -164,6 +172,7 @@ impl Event {
             Event::Handover { .. } => "handover",
             Event::IkeUp { .. }
             | Event::IkeRekeyed { .. }
+            | Event::IkeMoved { .. }
             | Event::IkeDown { .. }
             | Event::ChildUp { .. }
             | Event::ChildRekeyed { .. }
@@ -187,6 +196,7 @@ impl Event {
             Event::IkeUp { .. } => "up",
             Event::IkeRekeyed { .. } => "rekeyed",
             Event::IkeDown { .. } => "down",
+            Event::IkeMoved { .. } => "moved",
             Event::ChildUp { .. } => "child-up",
             Event::ChildRekeyed { .. } => "child-rekeyed",
             Event::ChildDown { .. } => "child-down",
@@ -240,6 +250,13 @@ impl Event {
                 ("connection", json!(connection)),
                 ("peer_id", json!(peer_id)),
                 ("why", json!(why)),
+            ],
+            Event::IkeMoved { spi_i, spi_r, peer_id, old_address, new_address } => vec![
+                ("spi_i", shown(spi_i)),
+                ("spi_r", shown(spi_r)),
+                ("peer_id", json!(peer_id)),
+                ("old_address", shown(old_address)),
+                ("new_address", shown(new_address)),
             ],
             Event::ChildUp { name, spi_in, spi_out, peer_id, suite } => vec![
                 ("name", json!(name)),

@@ -14,6 +14,7 @@ mod health;
 mod http;
 mod metrics;
 mod ring;
+pub mod systemd;
 
 pub use event::{Cause, Event, Stamped, line_of, rfc3339};
 pub use health::{HealthCode, HealthSet, Severity};
