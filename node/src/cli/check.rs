@@ -12,6 +12,7 @@ use crate::fault::{Exit, Fault};
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// A node.toml or gateway.toml
     pub file: PathBuf,
     /// What kind of file it is, where it cannot be told
     #[arg(long, value_enum)]

@@ -12,6 +12,7 @@ const EXIT_CODES: &str = "\n.SH EXIT CODES\n0 done, 1 failed, 2 usage or invalid
 
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
+    /// Which one
     pub shell: Shell,
 }
 

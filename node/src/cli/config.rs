@@ -24,9 +24,13 @@ pub enum ConfigCommand {
         revision: Option<u64>,
     },
     /// What a file would change
-    Diff { file: PathBuf },
+    Diff {
+        /// A gateway.toml
+        file: PathBuf,
+    },
     /// Put a file in force on all nodes
     Apply {
+        /// A gateway.toml
         file: PathBuf,
         /// Kept with the revision
         #[arg(long, value_name = "TEXT")]
@@ -38,7 +42,10 @@ pub enum ConfigCommand {
     /// Revisions, newest first
     History,
     /// Put an older revision in force again, as a new one
-    Rollback { revision: u64 },
+    Rollback {
+        /// As `config history` lists them
+        revision: u64,
+    },
 }
 
 pub fn execute(command: ConfigCommand, context: &Context) -> Result<Exit, Fault> {

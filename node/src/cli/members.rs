@@ -24,6 +24,7 @@ pub struct MembersArgs {
 enum MembersCommand {
     /// Remove a node that will not come back
     Remove {
+        /// Name or id
         node: String,
         /// Go on although it is dangerous
         #[arg(long, value_name = "NAME")]

@@ -69,14 +69,17 @@ pub struct Cli {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "For every command")]
 pub struct Global {
-    /// The daemon's control socket
+    /// The daemon's control socket [env: PONTOON_SOCKET] [default: /run/pontoon/control.sock]
     #[arg(long, global = true, env = "PONTOON_SOCKET", value_name = "PATH", default_value = node_toml::CONTROL_SOCKET)]
+    #[arg(hide_env = true, hide_default_value = true)]
     pub socket: PathBuf,
-    /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    /// How to print: table, json (with "schema": 1), or tsv (with a header line)
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    #[arg(hide_possible_values = true)]
     pub output: Format,
-    /// How long it may take: one answer of the daemon, or for `wait` all of it [default: 5s; wait: 30s]
+    /// How long one answer of the daemon may take, or for `wait` all of it [default: 5s; wait: 30s]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Print nothing but results
@@ -106,6 +109,7 @@ pub enum Command {
     },
     /// Drain, demote and remove this node
     Leave {
+        /// How long the drain may take
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
         deadline: Duration,
         /// Go on although it is dangerous
@@ -114,12 +118,17 @@ pub enum Command {
     },
     /// Move the segments of a node away without losing a packet
     Drain {
+        /// Name or id; this node when absent
         node: Option<String>,
+        /// How long it may take
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
         deadline: Duration,
     },
     /// Let a drained node take part again
-    Undrain { node: Option<String> },
+    Undrain {
+        /// Name or id; this node when absent
+        node: Option<String>,
+    },
     /// Votes, Raft progress and state digests
     Members(members::MembersArgs),
     /// Who owns what
@@ -133,7 +142,10 @@ pub enum Command {
     /// Rekey one SA
     Rekey(sa::SaArgs),
     /// Start a connection of which we are the initiator
-    Initiate { connection: String },
+    Initiate {
+        /// As in [connections.NAME]
+        connection: String,
+    },
     /// What happened; -f follows
     Events(events::EventsArgs),
     /// Find every mistake of a file
@@ -149,6 +161,7 @@ pub enum Command {
     Demo(DemoArgs),
     /// Figures of this machine
     Bench {
+        /// What to measure
         #[arg(value_parser = ["esp", "ike", "handover"])]
         what: String,
     },
@@ -164,10 +177,13 @@ pub enum Command {
 pub enum Token {
     /// Print one join token
     Create {
+        /// How long it is valid
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
         ttl: Duration,
+        /// How many nodes may use it
         #[arg(long, default_value_t = 1)]
         uses: u32,
+        /// What a node becomes
         #[arg(long, default_value = "voter", value_parser = ["voter", "learner"])]
         role: String,
     },

@@ -14,11 +14,8 @@ use crate::fault::{Exit, Fault};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people
     Table,
-    /// One document with "schema": 1
     Json,
-    /// Tab-separated, with a header line
     Tsv,
 }
 

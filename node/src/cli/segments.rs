@@ -19,7 +19,12 @@ pub struct SegmentsArgs {
 #[derive(Debug, Subcommand)]
 enum SegmentsCommand {
     /// Give a segment to a node
-    Move { segment: u8, node: String },
+    Move {
+        /// 0 to 255
+        segment: u8,
+        /// Name or id
+        node: String,
+    },
 }
 
 pub fn execute(args: SegmentsArgs, context: &Context) -> Result<Exit, Fault> {

@@ -45,14 +45,10 @@ pub fn compile(source: &GatewaySource, revision: u64) -> Result<Gateway, Vec<Dia
 /// The policy of a source when it has no error, and everything there is to say about it.
 pub fn examine(source: &GatewaySource, revision: u64) -> (Option<Gateway>, Vec<Diagnostic>) {
     let notes = Notes::default();
-    let (table, whole) = notes.parse(&source.toml);
+    let table = notes.parse(&source.toml);
     let mut gateway = Compiler { source, notes: &notes }.gateway(Reader::root(&table, &notes));
     gateway.revision = revision;
-    let mut diagnostics = notes.take();
-    if !whole {
-        // What is missing may only stand behind the mistake.
-        diagnostics.retain(|diagnostic| !matches!(diagnostic.code, Code::Missing | Code::Reference));
-    }
+    let diagnostics = notes.take(&source.toml);
     let sound = !diagnostics.iter().any(Diagnostic::is_error);
     (sound.then_some(gateway), diagnostics)
 }
@@ -694,6 +690,16 @@ psk = { file = "empty.psk" }
                 "37:2 unknown-key: no key conections here",
             ]
         );
+    }
+
+    #[test]
+    fn one_slip_of_the_grammar_is_one_mistake() {
+        let text = SITE
+            .replace("ids = [\"branch1\"]", "ids = [\"branch1\"")
+            .replace("auth = \"psk\" }\nremote", "auth = \"cert\" }\nremote");
+        let told = told(&text);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("not-built") && told[1].starts_with("11:1 syntax"), "{told:?}");
     }
 
     #[test]

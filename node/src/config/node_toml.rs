@@ -124,14 +124,9 @@ impl NodeConfig {
     /// configuration only without a mistake.
     pub fn parse(name: &str, text: &str, base: &Path) -> (Option<NodeConfig>, Report) {
         let notes = Notes::default();
-        let (table, whole) = notes.parse(text);
+        let table = notes.parse(text);
         let config = read(Reader::root(&table, &notes), base);
-        let mut diagnostics = notes.take();
-        if !whole {
-            // What is missing may only stand behind the mistake.
-            diagnostics.retain(|diagnostic| diagnostic.code != Code::Missing);
-        }
-        let report = Report::new(name, text, diagnostics);
+        let report = Report::new(name, text, notes.take(text));
         let config = if report.has_errors() { None } else { config };
         (config, report)
     }

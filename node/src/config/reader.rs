@@ -4,12 +4,13 @@
 //! What an accessor cannot read it has reported: `None` then means "go on without it".
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::diagnostic::{Code, Diagnostic};
+use super::diagnostic::{Code, Diagnostic, position};
 use super::units;
 
 /// Where all readers of one file note what they find.
@@ -43,19 +44,37 @@ impl Notes {
         self.add(Diagnostic::error(code, span, text));
     }
 
-    pub fn take(self) -> Vec<Diagnostic> {
-        self.0.into_inner()
+    /// All that was noted about `text`. Where a line is broken, only the first thing that was said of it counts: the
+    /// rest follows from that. And what is missing in a file that could not be read whole may stand behind the break.
+    pub fn take(self, text: &str) -> Vec<Diagnostic> {
+        let line = |diagnostic: &Diagnostic| position(text, diagnostic.span.start).0;
+        let mut all = self.0.into_inner();
+        let mut broken: BTreeMap<usize, usize> = BTreeMap::new();
+        for (at, diagnostic) in
+            all.iter().enumerate().filter(|(_, diagnostic)| diagnostic.code == Code::Syntax)
+        {
+            broken.entry(line(diagnostic)).or_insert(at);
+        }
+        if broken.is_empty() {
+            return all;
+        }
+        let mut at = 0;
+        all.retain(|diagnostic| {
+            let first = broken.get(&line(diagnostic)).is_none_or(|first| *first == at);
+            at += 1;
+            first && !matches!(diagnostic.code, Code::Missing | Code::Reference)
+        });
+        all
     }
 
-    /// Reads the text of a file as TOML. The second value tells whether all of it was TOML: where not, a key that is
-    /// missing may only stand behind the mistake.
-    pub fn parse<'i>(&self, text: &'i str) -> (Spanned<DeTable<'i>>, bool) {
+    /// Reads the text of a file as TOML, as far as it is.
+    pub fn parse<'i>(&self, text: &'i str) -> Spanned<DeTable<'i>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let span = error.span().unwrap_or(0..0);
             self.error(Code::Syntax, span, error.message().to_owned());
         }
-        (table, errors.is_empty())
+        table
     }
 }
 
