@@ -82,6 +82,7 @@ pub struct SegmentActor {
     /// Children whose request for numbers is under way.
     reserving: bool,
     wanted: HashMap<ChildSpi, Wanted>,
+    half_open_told: i64,
 }
 
 #[derive(PartialEq)]
@@ -120,6 +121,7 @@ impl SegmentActor {
             commits: JoinSet::new(),
             reserving: false,
             wanted: HashMap::new(),
+            half_open_told: 0,
         };
         let state = actor.shared.cluster.state();
         let mut orders = vec![WorkerOrder::Serve { segment: guard.segment, epoch: guard.epoch }];
@@ -147,7 +149,15 @@ impl SegmentActor {
                 () = until(timeout) => {}
             }
             self.timeouts().await;
+            self.tell_half_open();
         }
+    }
+
+    /// The gauge is of all segments together; each adds its own difference.
+    fn tell_half_open(&mut self) {
+        let now = self.endpoint.half_open() as i64;
+        self.shared.observe.metrics().ike_half_open.inc_by(now - self.half_open_told);
+        self.half_open_told = now;
     }
 
     async fn message(&mut self, message: Message) {
@@ -367,6 +377,12 @@ impl SegmentActor {
     fn engine<T>(&mut self, run: impl FnOnce(&mut Endpoint, &mut Context<'_>) -> T) -> T {
         let endpoint = &mut self.endpoint;
         engine(&self.shared, self.guard.segment, |ctx| run(endpoint, ctx))
+    }
+}
+
+impl Drop for SegmentActor {
+    fn drop(&mut self) {
+        self.shared.observe.metrics().ike_half_open.dec_by(self.half_open_told);
     }
 }
 
