@@ -26,8 +26,8 @@ use crate::state::{ClusterId, Command, CreateCluster, Effect, NewMember, NodeId,
 use crate::store::identity::{DataDir, Identity, Phase};
 use crate::store::seal::Vault;
 use crate::store::sled::SledLog;
-use crate::store::snapshot::Snapshots;
-use crate::store::{LogStore, Peer, StoreError};
+use crate::store::snapshot::{SnapshotFile, Snapshots};
+use crate::store::{LogStore, Peer, StoreError, Vote};
 use crate::timing::Timing;
 use crate::timings::Timings;
 
@@ -254,6 +254,11 @@ impl Cluster {
         self.inner.raft.serve(request).await
     }
 
+    /// Installs a snapshot that the leader of `vote` sent; the vote of this node afterwards.
+    pub async fn install_snapshot(&self, vote: Vote, snapshot: SnapshotFile) -> Result<Vote, String> {
+        self.inner.raft.install_snapshot(vote, snapshot).await
+    }
+
     /// Resolves when this node has stopped for good: the process must end, since its peers would take it for alive.
     pub async fn fatal(&self) -> String {
         self.inner.raft.fatal().await
@@ -314,18 +319,19 @@ async fn start(
     mut identity: Identity,
     vault: Vault,
 ) -> Result<Cluster, OpenError> {
-    let vault = Arc::new(vault);
     let timings = Arc::new(Timings::default());
     let published = Published::new();
-    // Both read and write files for a while; nothing else of this node runs yet.
-    let opened = tokio::task::block_in_place(|| -> Result<_, StoreError> {
-        let log = SledLog::open(&dir, &identity, vault.clone(), timings.clone())?;
-        let snapshots = Snapshots::open(&dir.file("snapshots"), &identity, vault.clone())?;
-        let machine = Machine::open(Arc::new(snapshots), published.clone())?;
-        check_snapshot(&dir, &log, &machine)?;
-        Ok((Arc::new(log), machine))
-    });
-    let (log, machine) = opened.map_err(|error| dir.quarantine(error))?;
+    // Reads all of the log and the snapshot, so not on a thread that others wait for.
+    let open = {
+        let (vault, timings, published) = (Arc::new(vault), timings.clone(), published.clone());
+        let identity = identity.clone();
+        move || match open_files(&dir, &identity, vault, timings, published) {
+            Ok((log, machine)) => Ok((dir, Arc::new(log), machine)),
+            Err(error) => Err(dir.quarantine(error)),
+        }
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    let (dir, log, machine) = opened.map_err(|error| OpenError::Raft(error.to_string()))??;
     let weak = Arc::downgrade(&log);
     let links = options.links.clone();
     let started = Node::start(&identity, &options.timing, links, log, machine).await;
@@ -348,6 +354,20 @@ async fn start(
     });
     tokio::spawn(take_snapshots(Arc::downgrade(&inner)));
     Ok(Cluster { inner })
+}
+
+fn open_files(
+    dir: &DataDir,
+    identity: &Identity,
+    vault: Arc<Vault>,
+    timings: Arc<Timings>,
+    published: Arc<Published>,
+) -> Result<(SledLog, Machine), StoreError> {
+    let log = SledLog::open(dir, identity, vault.clone(), timings)?;
+    let snapshots = Snapshots::open(&dir.file("snapshots"), identity, vault)?;
+    let machine = Machine::open(Arc::new(snapshots), published)?;
+    check_snapshot(dir, &log, &machine)?;
+    Ok((log, machine))
 }
 
 /// The log begins where a snapshot ends: without that snapshot something acknowledged is lost.

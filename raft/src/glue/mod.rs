@@ -14,6 +14,8 @@ mod node;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod three;
 
 pub use machine::{Applied, Machine, Published};
 pub use node::Node;

@@ -6,18 +6,22 @@ use std::time::Duration;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::metrics::WaitError;
 use openraft::rt::WatchReceiver;
+use openraft::storage::Snapshot;
 use openraft::{Instant, ServerState};
 
-use super::{Answer, Log, Machine, Network, Proposal, Raft, TypeConfig, config, founder, serve};
+use super::{
+    Answer, Log, Machine, Network, Proposal, Raft, TypeConfig, config, founder, or_meta, or_vote, serve, vote,
+};
 use crate::handle::{ProposeError, RaftStatus, Role};
 use crate::links::{Links, Reply, Request};
 use crate::state::NodeId;
-use crate::store::LogStore;
 use crate::store::identity::Identity;
+use crate::store::snapshot::SnapshotFile;
+use crate::store::{LogStore, Vote};
 use crate::timing::Timing;
 
 pub struct Node {
-    raft: Raft,
+    pub(super) raft: Raft,
 }
 
 impl Node {
@@ -92,6 +96,12 @@ impl Node {
 
     pub async fn serve(&self, request: Request) -> Result<Reply, String> {
         serve(&self.raft, request).await
+    }
+
+    pub async fn install_snapshot(&self, leader: Vote, file: SnapshotFile) -> Result<Vote, String> {
+        let snapshot = Snapshot { meta: or_meta(&file.meta)?, snapshot: file };
+        let installed = self.raft.install_full_snapshot(or_vote(leader), snapshot).await;
+        installed.map(|reply| vote(&reply.vote)).map_err(|fatal| fatal.to_string())
     }
 
     /// Resolves when openraft has stopped, with the reason.
