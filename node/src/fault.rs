@@ -107,6 +107,15 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// An error of the kernel in words, without "(os error 17)".
+pub fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((words, _)) => words.to_lowercase(),
+        None => text,
+    }
+}
+
 /// What keeps a node from starting, or stops it for good.
 #[derive(Debug)]
 pub enum StartError {
@@ -230,8 +239,16 @@ impl StartError {
                 .why("/dev/net/tun does not exist: the kernel has no TUN driver, or the container was not given it")
                 .attempt("modprobe tun")
                 .attempt("give the container the device: --device /dev/net/tun --cap-add NET_ADMIN"),
+            StartError::NoTun { device, source }
+                if matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) =>
+            {
+                fault
+                    .why("a device of that name is there already: of another pontoon, or not a TUN")
+                    .attempt(format!("ip -details link show {device}"))
+                    .attempt("choose another tun under [inside] in node.toml")
+            }
             StartError::NoTun { source, .. } => fault
-                .why(source)
+                .why(in_words(source))
                 .attempt("ls -l /dev/net/tun   (it should be crw-rw-rw-)")
                 .attempt("pontoon doctor"),
             StartError::NoCapability { capability, what_for } => fault
@@ -276,18 +293,18 @@ impl StartError {
             }
             StartError::File { source, path, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    fault.why(source).attempt(format!("ls -ld {}   (who owns it?)", path.display()))
+                    fault.why(in_words(source)).attempt(format!("ls -ld {}   (who owns it?)", path.display()))
                 }
                 io::ErrorKind::ReadOnlyFilesystem => {
-                    fault.why(source).attempt("choose a data_dir on a file system that may be written")
+                    fault.why(in_words(source)).attempt("choose a data_dir on a file system that may be written")
                 }
-                _ => fault.why(source),
+                _ => fault.why(in_words(source)),
             },
             StartError::Log { detail } => fault
                 .why(detail)
                 .attempt("start it again; what was acknowledged is on disk")
                 .attempt("pontoon doctor   (is the disk well?)"),
-            StartError::Io { source, .. } => fault.why(source).attempt("pontoon doctor"),
+            StartError::Io { source, .. } => fault.why(in_words(source)).attempt("pontoon doctor"),
         }
     }
 }
@@ -387,6 +404,11 @@ mod tests {
                 StartError::tun("pontoon0", os(libc::ENOENT)),
                 "cannot make the TUN device pontoon0",
                 "modprobe tun",
+            ),
+            (
+                StartError::tun("pontoon0", os(libc::EEXIST)),
+                "cannot make the TUN device pontoon0",
+                "ip -details link show pontoon0",
             ),
             (
                 StartError::tun("pontoon0", os(libc::EPERM)),

@@ -147,11 +147,9 @@ pub fn history_text(history: &ConfigHistory) -> String {
     }
     let mut table = Rows::new(&["revision>", "applied", "by", "comment"]);
     for about in &history.revisions {
-        let comment = about.comment.as_deref().unwrap_or_default().escape_debug().to_string();
-        let comment = match about.rollback_of {
-            Some(old) if comment.is_empty() => format!("rollback to {old}"),
-            Some(old) => format!("rollback to {old}: {comment}"),
-            None => comment,
+        let comment = match (about.rollback_of, &about.comment) {
+            (Some(old), _) => format!("rollback to {old}"),
+            (None, comment) => comment.as_deref().unwrap_or_default().escape_debug().to_string(),
         };
         table.push(vec![about.revision.to_string(), about.applied_at.clone(), about.node.clone(), comment]);
     }
@@ -160,11 +158,10 @@ pub fn history_text(history: &ConfigHistory) -> String {
 
 fn about_line(about: &ConfigRevision) -> String {
     let mut line = format!("revision {}, applied {} on {}", about.revision, about.applied_at, about.node);
-    if let Some(old) = about.rollback_of {
-        line.push_str(&format!(", a copy of revision {old}"));
-    }
-    if let Some(comment) = &about.comment {
-        line.push_str(&format!(": {}", comment.escape_debug()));
+    match (about.rollback_of, &about.comment) {
+        (Some(old), _) => line.push_str(&format!(", a copy of revision {old}")),
+        (None, Some(comment)) => line.push_str(&format!(": {}", comment.escape_debug())),
+        (None, None) => {}
     }
     line
 }

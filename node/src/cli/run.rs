@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Context;
 use crate::config::{NodeConfig, Report};
+use crate::control::not_running;
 use crate::fault::{Exit, Fault};
 use crate::observe::Observe;
 
@@ -31,6 +32,8 @@ pub fn execute(args: &RunArgs, context: &Context) -> Result<Exit, Fault> {
     let Some(config) = config else {
         return Err(Fault::usage(format!("{}: {}. Nothing was started.", report.name, report.summary())));
     };
+    // Asked first: what a second daemon fails at otherwise, the TUN or a port, would only confuse.
+    not_running(&config.control_socket)?;
     start_log(args, context)?;
     (context.entries.daemon)(config, Observe::new()).map(|()| Exit::Done)
 }
@@ -46,14 +49,13 @@ pub fn read(path: &Path) -> Result<(Option<NodeConfig>, Report), Fault> {
 
 fn start_log(args: &RunArgs, context: &Context) -> Result<(), Fault> {
     let level = match (&args.log, context.global.quiet, context.global.verbose) {
-        (Some(level), ..) => level.as_str(),
-        (None, true, _) => "warn",
-        // The libraries below us tell at this level what only their authors need.
-        (None, _, 0) => "info,openraft=warn,sled=warn",
-        (None, _, 1) => "debug,openraft=info,sled=info",
-        (None, ..) => "trace",
+        (Some(level), ..) => level.clone(),
+        (None, true, _) => with_libraries("warn", "warn"),
+        (None, _, 0) => with_libraries("info", "warn"),
+        (None, _, 1) => with_libraries("debug", "info"),
+        (None, ..) => with_libraries("trace", "debug"),
     };
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let filter = EnvFilter::try_new(&level).map_err(|error| {
         Fault::usage(format!("{level:?} is no level to log at")).why(error).attempt("--log info")
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -68,4 +70,10 @@ fn start_log(args: &RunArgs, context: &Context) -> Result<(), Fault> {
         }
     };
     started.map_err(|error| Fault::failed("cannot start the log").why(error))
+}
+
+/// What libraries tell is seldom what somebody wants who asks how a node is doing.
+fn with_libraries(ours: &str, theirs: &str) -> String {
+    const LIBRARIES: [&str; 6] = ["openraft", "sled", "netlink_proto", "hyper", "mio", "tun"];
+    LIBRARIES.iter().fold(ours.to_owned(), |filter, library| format!("{filter},{library}={theirs}"))
 }

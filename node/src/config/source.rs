@@ -56,6 +56,12 @@ impl GatewaySource {
     pub fn load(path: &Path) -> Result<Loaded, Fault> {
         let name = path.display().to_string();
         let text = read_text(path)?;
+        if is_swanctl(&text) {
+            return Err(Fault::usage(format!(
+                "{name} looks like a swanctl.conf: reading one is not built yet"
+            ))
+            .attempt("write it as a gateway.toml; proposals and selectors keep swanctl's words"));
+        }
         let mut source = GatewaySource { toml: text, files: BTreeMap::new() };
         let base = path.parent().unwrap_or(Path::new(""));
         let mut diagnostics = Vec::new();
@@ -201,6 +207,20 @@ pub fn read_text(path: &Path) -> Result<String, Fault> {
             error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|c| **c == b'\n').count() + 1;
         fault(format!("line {line} is not UTF-8"))
     })
+}
+
+/// `name {` opens a section there, and `[name]` does here.
+fn is_swanctl(text: &str) -> bool {
+    let lines = || text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let opens = |line: &str| {
+        line.split_once('{').is_some_and(|(name, rest)| {
+            let name = name.split(':').next().unwrap_or_default().trim();
+            let named = !name.is_empty()
+                && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
+            named && rest.trim().is_empty()
+        })
+    };
+    lines().any(opens) && !lines().any(|line| line.starts_with('['))
 }
 
 fn read_named(
@@ -382,6 +402,20 @@ psk = { file = "y.psk" }
         assert_eq!(why(&path), "line 2 is not UTF-8");
         fs::write(&path, vec![b'#'; TEXT_LEN_MAX + 1]).unwrap();
         assert!(why(&path).contains("more than"));
+    }
+
+    #[test]
+    fn a_swanctl_conf_is_told_from_a_gateway_toml() {
+        for (text, is) in [
+            ("connections {\n  gw {\n    version = 2\n  }\n}\n", true),
+            ("# a comment\nsecrets{\n}\n", true),
+            ("gw : base, other {\n}", true),
+            (TEXT, false),
+            ("x = { a = 1 }", false),
+            ("", false),
+        ] {
+            assert_eq!(is_swanctl(text), is, "{text}");
+        }
     }
 
     #[test]

@@ -18,5 +18,5 @@ pub mod wire;
 
 pub use backend::{Answer, Backend, Ready};
 pub use client::Client;
-pub use server::Server;
+pub use server::{Server, not_running};
 pub use wire::Call;

@@ -46,9 +46,7 @@ impl Server {
     /// Takes the socket. One that a dead daemon left is replaced, one that is answered is left alone.
     pub fn bind(path: &Path) -> Result<Server, StartError> {
         let fail = |source| StartError::file(path, "make the control socket", source);
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(StartError::AlreadyRunning { socket: path.to_owned() });
-        }
+        not_running(path)?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)
                 .map_err(|source| StartError::file(parent, "make the directory", source))?;
@@ -101,6 +99,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         // It may be gone with its directory already.
         let _ = remove(&self.path);
+    }
+}
+
+/// Fails when a daemon answers on the socket.
+pub fn not_running(path: &Path) -> Result<(), StartError> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(StartError::AlreadyRunning { socket: path.to_owned() }),
+        Err(_) => Ok(()),
     }
 }
 
