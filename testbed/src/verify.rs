@@ -259,7 +259,7 @@ fn run_scenarios(items: &mut Vec<Item>) {
     let run = || -> Result<Vec<Item>> {
         build_program()?;
         let report = tempfile::NamedTempFile::new().context("report file")?;
-        let own = std::env::current_exe().context("the path of this program")?;
+        let own = exec::own_program()?;
         let mut command = Command::new(own);
         command.args(["netns", "--built", "--report"]).arg(report.path());
         let status = command.status().context(exec::show(&command))?;

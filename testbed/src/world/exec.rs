@@ -32,6 +32,14 @@ pub fn show(command: &Command) -> String {
     words.join(" ")
 }
 
+/// This program's own path. A test run may have built it anew meanwhile: the kernel then calls our file deleted, and
+/// its successor stands in the same place.
+pub fn own_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("the path of this program")?;
+    let name = own.to_string_lossy();
+    Ok(name.strip_suffix(" (deleted)").map_or(own.clone(), PathBuf::from))
+}
+
 /// True when the program can be found.
 pub fn installed(program: &str) -> bool {
     find(program).is_some()

@@ -235,7 +235,7 @@ tun      = "pontoon0"
 
 /// The built program beside this one.
 pub fn program() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("the path of this program")?;
+    let own = exec::own_program()?;
     let folder = own.parent().context("a folder")?;
     let candidates = [folder.join("pontoon"), folder.join("../pontoon")];
     candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {

@@ -26,7 +26,7 @@ pub fn enter() -> Result {
     if inside() {
         return prepare();
     }
-    let own = std::env::current_exe().context("the path of this program")?;
+    let own = exec::own_program()?;
     let mut command = unshare()?;
     command.arg(own).args(std::env::args_os().skip(1)).env(INSIDE, "1");
     Err(Stop::Failed(format!("unshare: {}", command.exec())))
