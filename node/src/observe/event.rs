@@ -318,8 +318,10 @@ impl Event {
             Event::HealthRaised { code, .. } if code.severity() == Severity::Critical => {
                 tracing::error!(target: "pontoon", "{self}");
             }
+            Event::HealthRaised { code, .. } if code.severity() == Severity::Info => {
+                tracing::info!(target: "pontoon", "{self}");
+            }
             Event::HealthRaised { .. }
-            | Event::HealthCleared { .. }
             | Event::Leader { leader: None, .. }
             | Event::MemberState { up: false, .. } => tracing::warn!(target: "pontoon", "{self}"),
             // Strangers cause these as often as they like: not above debug.

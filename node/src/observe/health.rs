@@ -78,7 +78,7 @@ health_codes! {
     ActorRestarted, "actor-restarted", Warning, "a segment's actor stopped by a fault and was started again: report its log line";
     CapabilityMissing, "capability-missing", Warning, "start it with the unit of the package, which grants what it needs";
     MixedVersions, "mixed-versions", Info, "finish the upgrade: not all nodes run the same version";
-    NoConfig, "no-configuration", Info, "apply one: pontoon config apply gateway.toml";
+    NoConfig, "no-configuration", Info, "pontoon config apply gateway.toml";
 }
 
 /// What is wrong now.
