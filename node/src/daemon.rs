@@ -301,8 +301,16 @@ fn steering_fault(error: steering::SteeringError) -> Fault {
 }
 
 fn open_fault(config: &NodeConfig, error: raft::OpenError) -> Fault {
+    use raft::store::StoreError;
     let path = config.data_dir.clone();
     match error {
+        raft::OpenError::Store(StoreError::Io { source, .. }) if fills_the_disk(&source) => {
+            StartError::DiskFull { path }.fault()
+        }
+        raft::OpenError::Store(StoreError::InUse { .. }) => StartError::DataDirInUse { path }.fault(),
+        raft::OpenError::Store(StoreError::Damaged { what, .. } | StoreError::Quarantined { what, .. }) => {
+            StartError::DataDirDamaged { path, detail: what }.fault()
+        }
         raft::OpenError::Store(error) => {
             let fix = error.remedy();
             Fault::failed(format!("the data directory {} cannot be used", path.display()))
@@ -311,6 +319,11 @@ fn open_fault(config: &NodeConfig, error: raft::OpenError) -> Fault {
         }
         other => Fault::failed("the cluster state cannot be opened").why(other),
     }
+}
+
+fn fills_the_disk(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
 async fn stop_signal() {
