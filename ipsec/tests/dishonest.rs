@@ -177,7 +177,9 @@ fn an_answer_that_was_not_offered_is_torn_down() {
 fn a_weaker_group_is_not_taken() {
     for group in [GroupId::MODP_1024, GroupId::MODP_2048, GroupId::of(Group::Ecp256)] {
         let mut rng = SeededRng::new(4);
-        let (mut client, output) = Client::new(config(), Millis(0), &mut rng);
+        let ike = vec![ike_suite(), IkeProposal { group: Group::Curve25519, ..ike_suite() }];
+        let config = ipsec::client::Config { ike, ..config() };
+        let (mut client, output) = Client::new(config, Millis(0), &mut rng);
         let header = Header::peek(&output.datagrams[0].octets).unwrap();
         let octets = Message::notification(&header, Notify::invalid_ke(group)).emit();
         let (local, gateway) = client.path();

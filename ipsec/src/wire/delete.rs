@@ -83,6 +83,8 @@ mod tests {
             ("03040002deadbeef", None),
             ("03040001deadbeef00", None),
             ("03080001deadbeefdeadbeef", None),
+            ("03080001deadbeef", None),
+            ("03020001deadbeef", None),
             ("03000000", None),
             ("04040001deadbeef", None),
             ("0304ffff", None),

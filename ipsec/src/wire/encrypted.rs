@@ -245,7 +245,7 @@ mod tests {
                 assert_eq!(open(&octets, &key).map(|inner| inner.len()), Ok(1), "{protection} {pad_len}");
             }
             let plain = [&notify[..], &[0; 7], &[16]].concat();
-            let octets = seal_raw(PayloadType::NOTIFY, &plain, &mut seal);
+            let octets = seal_raw(PayloadType::NONE, &plain, &mut seal);
             assert!(
                 matches!(open(&octets, &key), Err(OpenError::Inside(_))),
                 "{protection}: padding past the start"
