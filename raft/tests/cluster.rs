@@ -98,7 +98,7 @@ fn two_processes_never_open_one_directory() {
     });
 }
 
-//= test I12
+/// I12.
 #[test]
 fn no_secret_of_a_proposal_is_in_any_file_but_sealed() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ fn a_limit_on_files_ends_the_node_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     runtime().block_on(async { found(dir.path()).await.shutdown().await });
     // In blocks of 1,024 octets; the signal that comes with it is ignored, so that the write fails instead.
-    let output = run("trap '' XFSZ; ulimit -f 3000; exec \"$0\" \"$@\"", dir.path(), &[]);
+    let output = run("trap '' XFSZ; ulimit -f 3000; \"$0\" \"$@\"; exec \"$0\" \"$@\"", dir.path(), &[]);
     let acknowledged = ended_well(&output, "File too large");
     check(dir.path(), acknowledged);
 }
@@ -50,7 +50,7 @@ fn a_full_disk_ends_the_node_and_loses_nothing() {
     }
     // The tmpfs vanishes with its namespace: what is on it is copied out at the end.
     let script = format!(
-        "mount -t tmpfs -o size=4m none '{}' || exit 2; \"$0\" \"$@\"; status=$?; cp -a '{}' '{}'; exit $status",
+        "mount -t tmpfs -o size=4m none '{}' || exit 2; \"$0\" \"$@\"; \"$0\" \"$@\"; status=$?; cp -a '{}' '{}'; exit $status",
         mount.display(),
         small.display(),
         kept.display()
@@ -60,7 +60,7 @@ fn a_full_disk_ends_the_node_and_loses_nothing() {
     check(&kept, acknowledged);
 }
 
-/// Runs the child by a shell script that ends with `exec "$0" "$@"` or the like.
+/// Runs the child by a shell script, twice: the second time it starts with the disk full already.
 fn run(script: &str, dir: &Path, wrapper: &[&str]) -> Output {
     let mut words: Vec<&str> = wrapper.to_vec();
     words.extend(["sh", "-c", script]);
@@ -110,8 +110,9 @@ fn child(dir: &Path) -> ! {
             Err(OpenError::Store(error)) => return error.to_string(),
             Err(error) => return error.to_string(),
         };
-        cluster.recovered(Duration::from_secs(20)).await.unwrap();
-        for version in 0.. {
+        let recovered = cluster.recovered(Duration::from_secs(20)).await;
+        let first = cluster.state().cookies().version;
+        for version in (first..).take_while(|_| recovered.is_ok()) {
             let filler = Configure {
                 expected_revision: u64::MAX,
                 toml: "#".repeat(20_000),

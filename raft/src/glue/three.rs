@@ -177,7 +177,7 @@ impl Three {
             applied.len() == 1
         })
         .await;
-        //= test I10
+        // I10
         let digests: BTreeSet<_> = self.published.iter().map(|shown| shown.state().digest()).collect();
         assert_eq!(digests.len(), 1);
     }

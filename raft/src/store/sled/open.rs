@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 
@@ -20,6 +22,10 @@ use crate::store::{Bounds, LogId, Vote};
 
 /// sled's page cache, in octets. What is read often is in our own tail.
 const CACHE_LEN: u64 = 16 << 20;
+
+/// How long the threads of a closed `Db` may take to let go of its file, and what sled says meanwhile.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+const SLED_LOCKED: &str = "could not acquire lock";
 
 pub struct Opened {
     pub db: sled::Db,
@@ -75,18 +81,20 @@ pub fn open(dir: &DataDir, identity: &Identity, sealer: &Sealer) -> Result<Opene
 /// Tells apart what sled reports: the surroundings, damage, the rest.
 pub fn engine_error(dir: &Path, doing: &'static str, error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(source) if is_surroundings(&source) => {
-            StoreError::Io { doing, path: dir.join("log"), source: source.into() }
+        sled::Error::Io(source) if found_by_sled(&source) => {
+            StoreError::Engine { doing, why: source.to_string() }
         }
-        sled::Error::Io(source) => StoreError::Engine { doing, why: source.to_string() },
+        sled::Error::Io(source) => StoreError::Io { doing, path: dir.join("log"), source: source.into() },
         sled::Error::Corruption { .. } => StoreError::damaged(dir, "sled finds its own file corrupt"),
         error => StoreError::Engine { doing, why: error.to_string() },
     }
 }
 
-/// Errors that the operating system gives, in contrast to those that sled makes up.
-fn is_surroundings(error: &io::Error) -> bool {
-    error.raw_os_error().is_some()
+/// True for what sled made up after looking at its files. Errors of the operating system have its number, or when sled
+/// has copied them at least their kind; to take one of those for damage would cost the node its id.
+fn found_by_sled(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, Other, UnexpectedEof};
+    error.raw_os_error().is_none() && matches!(error.kind(), Other | InvalidData | UnexpectedEof)
 }
 
 fn open_sled(dir: &Path, log: &Path) -> Result<sled::Db, StoreError> {
@@ -95,14 +103,26 @@ fn open_sled(dir: &Path, log: &Path) -> Result<sled::Db, StoreError> {
         .flush_every_ms(None)
         .cache_capacity(CACHE_LEN)
         .mode(sled::Mode::HighThroughput);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        // What sled makes up at the start is always about what it found.
-        Ok(Err(error)) => Err(match engine_error(dir, "open the log", error) {
-            StoreError::Engine { why, .. } => StoreError::damaged(dir, format!("sled reports: {why}")),
-            error => error,
-        }),
-        Err(_) => Err(StoreError::damaged(dir, "sled panicked while it opened the log")),
+    let begun = Instant::now();
+    loop {
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        return match opened {
+            Ok(Ok(db)) => Ok(db),
+            // The directory is ours: it is an instance of this process that its threads have not let go of yet.
+            Ok(Err(sled::Error::Io(error))) if error.to_string().starts_with(SLED_LOCKED) => {
+                if begun.elapsed() < LOCK_WITHIN {
+                    thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+                Err(StoreError::InUse { dir: dir.to_owned(), holder: "a thread of sled's".into() })
+            }
+            // What sled finds at the start is about its files.
+            Ok(Err(error)) => Err(match engine_error(dir, "open the log", error) {
+                StoreError::Engine { why, .. } => StoreError::damaged(dir, format!("sled finds: {why}")),
+                error => error,
+            }),
+            Err(_) => Err(StoreError::damaged(dir, "sled panicked while it opened the log")),
+        };
     }
 }
 
