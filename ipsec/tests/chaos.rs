@@ -1,6 +1,6 @@
 //! Random schedules: client and gateway ask for anything at any time, over a network that loses, doubles and
 //! reorders. Once it is quiet, both sides hold the same SAs, and no message ID ever carried two contents.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The client against the engine: two implementations that share only the wire formats and the key derivation.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! A gateway that cheats: what the client does when the other side is not who it says, or takes what was not offered.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Every input that the fuzzer found worth keeping, through every entry point: no panic, without a fuzzer.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../fuzz/entry.rs"]
 mod entry;

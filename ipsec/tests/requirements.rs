@@ -1,6 +1,6 @@
 //! Requirements that a well-behaved client never puts to the test: what the gateway does when a peer that knows the
 //! keys, or is about to, says something unusual.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

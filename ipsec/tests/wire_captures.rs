@@ -1,6 +1,6 @@
 //! The captures and byte vectors of other projects, none of which we wrote: what is well-formed is understood to the
 //! last octet, what is malformed is refused for the right reason.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

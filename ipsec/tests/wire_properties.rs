@@ -1,6 +1,6 @@
 //! What holds for every message: emitted it parses back to itself, sealed it opens to itself, and no octets at all
 //! make a parser panic or return something that it would not emit again.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What several of the integration tests need: vectors from files, captures, arbitrary messages.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 pub mod arbitrary;
 pub mod gateway;
