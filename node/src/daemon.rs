@@ -126,19 +126,23 @@ impl Daemon {
         let vacant = membership
             .take()
             .ok_or_else(|| Fault::failed("an earlier init did not end well").attempt("restart the daemon"))?;
-        let me = NewMember {
-            name: self.config.name.clone(),
-            address: self.config.advertise.to_string(),
-            software: env!("CARGO_PKG_VERSION").to_owned(),
-            speaks: raft::state::SPEAKS,
-        };
         let cluster = vacant
-            .init(name, me, SystemClock.utc())
+            .init(name, self.me(), SystemClock.utc())
             .await
             .map_err(|error| open_fault(&self.config, error))?;
         self.observe.emit(Event::Initialized { cluster: name.to_owned() });
         self.enter(cluster.clone()).await?;
         Ok((cluster, true))
+    }
+
+    /// What this node says of itself.
+    fn me(&self) -> NewMember {
+        NewMember {
+            name: self.config.name.clone(),
+            address: self.config.advertise.to_string(),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            speaks: raft::state::SPEAKS,
+        }
     }
 
     /// Starts to live as a member.
@@ -152,15 +156,8 @@ impl Daemon {
             marks: Marks::open(&self.config.data_dir),
         };
         let config = &self.config;
-        member::start(
-            shared,
-            config.name.clone(),
-            config.advertise.to_string(),
-            self.routes.clone(),
-            config.timing.lease_ms,
-            self.stop.subscribe(),
-        )
-        .await?;
+        member::start(shared, self.me(), self.routes.clone(), config.timing.lease_ms, self.stop.subscribe())
+            .await?;
         self.cluster.send_replace(Some(cluster));
         Ok(())
     }

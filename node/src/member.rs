@@ -12,7 +12,7 @@ use std::time::Duration;
 use crypto::Secret;
 use crypto::rng::{OsRng, Rng};
 use ipsec::types::Incarnation;
-use raft::state::{Command, RotateCookieSecret, Start, Touched};
+use raft::state::{Command, NewMember, RotateCookieSecret, Start, Touched};
 use raft::{Applied, Cluster, ProposeError, Role};
 use tokio::sync::{broadcast, watch};
 
@@ -43,8 +43,7 @@ const RECOVERY_WITHIN: Duration = Duration::from_secs(60);
 /// Starts all actors of a member. Returns once the incarnation is committed and they run.
 pub async fn start(
     shared: Shared,
-    name: String,
-    advertise: String,
+    me: NewMember,
     routes: Routes,
     lease_ms: u64,
     stop: watch::Receiver<bool>,
@@ -54,10 +53,17 @@ pub async fn start(
         .recovered(RECOVERY_WITHIN)
         .await
         .map_err(|error| Fault::failed("this node cannot read its own log back").why(error.to_string()))?;
+    // A founder may have been stopped in the middle of `init`.
+    until_led(|| cluster.found(me.clone(), SystemClock.utc()))
+        .await
+        .map_err(|error| Fault::failed("the cluster cannot be made").why(error))?;
     shared.gateway.follow(&cluster.state());
 
     let applied = cluster.applied();
-    let incarnation = incarnate(&cluster, advertise).await?;
+    let incarnation = incarnate(&cluster, &me)
+        .await
+        .map_err(|error| Fault::failed("this node's start was not accepted").why(error))?;
+    let name = me.name;
     shared.observe.emit(Event::Incarnation { node: name.clone(), incarnation: incarnation.0 });
 
     let roster = Roster::new(shared.clone(), name, incarnation, routes);
@@ -73,28 +79,35 @@ pub async fn start(
 }
 
 /// Commits a fresh incarnation, as soon as there is a leader.
-async fn incarnate(cluster: &Cluster, address: String) -> Result<Incarnation, Fault> {
+async fn incarnate(cluster: &Cluster, me: &NewMember) -> Result<Incarnation, ProposeError> {
     let incarnation = Incarnation(OsRng.u64() | 1);
     let start = Start {
         incarnation,
-        address,
-        software: env!("CARGO_PKG_VERSION").to_owned(),
-        speaks: raft::state::SPEAKS,
+        address: me.address.clone(),
+        software: me.software.clone(),
+        speaks: me.speaks,
         at: SystemClock.utc(),
     };
     let node = cluster.node();
-    loop {
+    until_led(|| async {
         let expected =
             cluster.state().members().get(node).map_or(Incarnation(0), |member| member.incarnation);
-        if expected == incarnation {
-            return Ok(incarnation);
+        if expected != incarnation {
+            cluster.propose(Command::Incarnate { node, expected, start: start.clone() }).await?;
         }
-        match cluster.propose(Command::Incarnate { node, expected, start: start.clone() }).await {
-            Ok(_) => return Ok(incarnation),
+        Ok(incarnation)
+    })
+    .await
+}
+
+/// Tries again while there is no leader, or while it is not known what became of the last try.
+async fn until_led<T, F: Future<Output = Result<T, ProposeError>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, ProposeError> {
+    loop {
+        match attempt().await {
             Err(ProposeError::NotLeader(_) | ProposeError::Unknown) => tokio::time::sleep(RETRY).await,
-            Err(error) => {
-                return Err(Fault::failed("this node's start was not accepted").why(error.to_string()));
-            }
+            ended => return ended,
         }
     }
 }

@@ -249,3 +249,111 @@ fn cause_of(cause: Cause) -> observe::Cause {
         Cause::Moved => observe::Cause::Manual,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ipsec::types::Segment;
+    use raft::state::NewMember;
+    use raft::{Cluster, Opened, Options};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::datapath::{self, Worker};
+    use crate::gateway::CurrentGateway;
+    use crate::io::Offload;
+    use crate::io::fake::FakeInside;
+    use crate::marks::Marks;
+    use crate::member;
+    use crate::observe::Observe;
+    use crate::view::Promised;
+
+    /// A member whose packet side has no sockets. The directory must outlive it.
+    async fn member(dir: &std::path::Path) -> (Shared, Routes, watch::Sender<bool>) {
+        let options = Options {
+            data_dir: dir.to_owned(),
+            storage_key_file: None,
+            timing: raft::timing::CI,
+            links: Arc::new(raft::links::NoLinks),
+        };
+        let me = NewMember {
+            name: "edge-1".into(),
+            address: "192.0.2.1:7400".into(),
+            software: "0.1.0".into(),
+            speaks: raft::state::SPEAKS,
+        };
+        let cluster: Cluster = match Cluster::open(options).await.unwrap() {
+            Opened::Vacant(vacant) => vacant.init("lab", me.clone(), SystemClock.utc()).await.unwrap(),
+            Opened::Member(cluster) => cluster,
+        };
+        let (inside, _hand) = FakeInside::new(Offload::default());
+        let worker = Worker { ports: Vec::new(), inside: Box::new(inside) };
+        let (worker, reports, _threads) = datapath::start(vec![worker]).unwrap();
+        tokio::spawn(async move {
+            let mut reports = reports;
+            while reports.recv().await.is_some() {}
+        });
+        let shared = Shared {
+            cluster,
+            gateway: CurrentGateway::default(),
+            worker,
+            observe: Observe::new(),
+            promised: Promised::default(),
+            marks: Marks::open(dir),
+        };
+        let routes = Routes::default();
+        let stop = watch::Sender::new(false);
+        member::start(shared.clone(), me, routes.clone(), 200, stop.subscribe()).await.unwrap();
+        (shared, routes, stop)
+    }
+
+    async fn until(mut holds: impl FnMut() -> bool) {
+        for _ in 0..2_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it never came about");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_segment_whose_actor_panics_comes_back_under_a_new_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, routes, _stop) = member(dir.path()).await;
+        until(|| routes.served() == Segment::COUNT).await;
+        let (broken, other) = (Segment(7), Segment(8));
+        let epoch = |segment| shared.cluster.state().segment(segment).epoch;
+        let (before, unaffected) = (epoch(broken), epoch(other));
+
+        routes.to(broken).unwrap().send(Message::Panic).await;
+        until(|| epoch(broken) > before).await;
+        assert_eq!(shared.cluster.state().segment(broken).cause, Cause::ActorFailed);
+        until(|| routes.served() == Segment::COUNT).await;
+        assert_eq!(epoch(broken).0, before.0 + 1, "one assignment, not several");
+        assert_eq!(epoch(other), unaffected);
+    }
+
+    /// The grants of the process before are in the log; its incarnation is not ours.
+    #[test]
+    fn each_start_has_an_incarnation_and_epochs_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            // A runtime for each start: with it the actors end, as with a process.
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            seen.push(runtime.block_on(async {
+                let (shared, routes, stop) = member(dir.path()).await;
+                until(|| routes.served() == Segment::COUNT).await;
+                let grant = shared.cluster.state().segment(Segment(0));
+                stop.send_replace(true);
+                shared.cluster.shutdown().await;
+                (grant.owner.unwrap().incarnation, grant.epoch)
+            }));
+        }
+        let (incarnations, epochs): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
+        assert_eq!(epochs, [Epoch(1), Epoch(2), Epoch(3)]);
+        assert!(incarnations[0] != incarnations[1] && incarnations[1] != incarnations[2]);
+    }
+}

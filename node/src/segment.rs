@@ -59,6 +59,9 @@ pub enum Message {
     },
     Order(Order, Option<oneshot::Sender<bool>>),
     Reconfigured,
+    /// A fault of ours, for tests.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What all segments of a node share.
@@ -193,6 +196,8 @@ impl SegmentActor {
                 }
             }
             Message::Reconfigured => self.engine(|endpoint, ctx| endpoint.reconfigured(ctx)),
+            #[cfg(test)]
+            Message::Panic => panic!("as a test wants it"),
         }
     }
 
