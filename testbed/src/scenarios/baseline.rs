@@ -10,7 +10,7 @@ use crate::charon::{Charon, Connection, Settings};
 use crate::checkers::{i1_no_repeats, i3_same_bytes, i8_closed, pcap};
 use crate::ensure;
 use crate::outcome::{Context, Result};
-use crate::world::{Bed, SERVICE, World, ping_from};
+use crate::world::{Bed, SERVICE, World, echo_from};
 use crate::{keys, tshark};
 
 pub(super) const LIST: &[Scenario] = &[
@@ -76,11 +76,11 @@ fn many(bed: &Bed) -> Result {
     let bob = Charon::start(second, &world.path("bob"), &Settings::default())?;
     bob.load(&Connection::client("bob"))?;
     bob.initiate("bob")?;
-    ping_from(second, server(false), None, 3)?;
+    echo_from(second, server(false), None, 3)?;
     let client = Charon::start(&world.client, &world.path("client"), &Settings::default())?;
     let tunnels = Tunnels::connect(&client, 50)?;
     tunnels.all_carry(&world.client, &client)?;
-    ping_from(second, server(false), None, 3)
+    echo_from(second, server(false), None, 3)
 }
 
 fn oracles(bed: &Bed) -> Result {

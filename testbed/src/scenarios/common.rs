@@ -1,11 +1,9 @@
 //! What most scripts begin with: a gateway for remote-access clients, and a client that is connected to it.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use crate::charon::{Charon, Connection, Settings};
-use crate::ensure;
-use crate::outcome::{Context, Result};
+use crate::outcome::{Context, Result, Stop};
 use crate::world::http::{self, Job, Transfer};
 use crate::world::pontoon::Pontoon;
 use crate::world::{Bed, NET, NET6, POOL, POOL6, SERVER, SERVER6, World, netns::Netns};
@@ -114,8 +112,12 @@ impl Connected {
         Ok(Connected { client, node, world })
     }
 
+    /// Three packets to the server and back; on loss the error names what the gateway dropped.
     pub fn ping(&self) -> Result {
-        self.world.ping(SERVER.into(), 3)
+        self.world.ping(SERVER.into(), 3).map_err(|stop| match self.node.drops(&self.world) {
+            Ok(drops) => Stop::Failed(format!("{stop}; the gateway counts {drops:?}")),
+            Err(_) => stop,
+        })
     }
 }
 
@@ -131,53 +133,4 @@ pub fn both_ways(client: &Netns, server: IpAddr, bytes: u64) -> Result<(Transfer
 /// The server's address of a family.
 pub fn server(ipv6: bool) -> IpAddr {
     if ipv6 { SERVER6.into() } else { SERVER.into() }
-}
-
-/// A steady stream of echo requests, for the losses of an event in between.
-#[derive(Debug)]
-pub struct Pinging {
-    process: std::process::Child,
-}
-
-/// What became of the stream.
-#[derive(Clone, Copy, Debug)]
-pub struct Pinged {
-    pub sent: u32,
-    pub received: u32,
-}
-
-impl Pinging {
-    /// One request every ten milliseconds until stopped.
-    pub fn start(world: &World, to: IpAddr) -> Result<Pinging> {
-        let mut command = world.client.command("ping");
-        command.args(["-n", "-q", "-i", "0.01", "-W", "1", &to.to_string()]);
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        Ok(Pinging { process: command.spawn().context("ping")? })
-    }
-
-    pub fn stop(self) -> Result<Pinged> {
-        // Those on the way get their time.
-        std::thread::sleep(Duration::from_millis(100));
-        crate::world::exec::signal(self.process.id(), rustix::process::Signal::INT)?;
-        let output = self.process.wait_with_output().context("ping")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find(|line| line.contains("packets transmitted")).context(text.clone())?;
-        let number = |before: &str| -> Option<u32> {
-            let part = line.split(',').find(|part| part.contains(before))?;
-            part.split_whitespace().next()?.parse().ok()
-        };
-        let pinged = Pinged {
-            sent: number("transmitted").context(line)?,
-            received: number("received").context(line)?,
-        };
-        ensure!(pinged.received > 0, "no answer at all: {line}");
-        Ok(pinged)
-    }
-}
-
-impl Pinged {
-    /// The last request may be on its way when the stream stops.
-    pub fn lost(self) -> u32 {
-        self.sent.saturating_sub(self.received)
-    }
 }

@@ -19,6 +19,11 @@ pub(super) const LIST: &[Scenario] = &[
         run: connect_chacha,
     },
     Scenario {
+        name: "s1-at-once",
+        what: "the first packets after connecting arrive, twenty times",
+        run: at_once,
+    },
+    Scenario {
         name: "s1-suites",
         what: "every pair of IKE cipher, PRF, group, ESP suite and family",
         run: suites,
@@ -59,6 +64,18 @@ fn large(bed: &Bed, ike: &str, esp: &str) -> Result {
         ours[0]["spi_i"],
         sa.spi_i
     );
+    Ok(())
+}
+
+/// Nothing may be lost between the reply of IKE_AUTH and the moment at which everything is in place.
+fn at_once(bed: &Bed) -> Result {
+    let connected =
+        Connected::loaded(bed, &Gateway::default(), &Settings::default(), |connection| connection)?;
+    for number in 0..20 {
+        connected.client.initiate(ALICE)?;
+        connected.ping().context(format!("connection {number}"))?;
+        connected.client.terminate(ALICE)?;
+    }
     Ok(())
 }
 

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use super::Scenario;
-use super::common::{ALICE, Connected, MIB, Pinging, both_ways, server};
+use super::common::{ALICE, Connected, MIB, both_ways, server};
 use crate::ensure;
 use crate::outcome::{Context, Result};
-use crate::world::{Bed, eventually};
+use crate::world::{Bed, echo, eventually};
 
 pub(super) const LIST: &[Scenario] = &[
     Scenario {
@@ -24,7 +24,8 @@ pub(super) const LIST: &[Scenario] = &[
     },
 ];
 
-/// Packets that may be in flight around one rekey, at one every ten milliseconds.
+/// A datagram this often, and so many of them may be in flight around one rekey.
+const INTERVAL: Duration = Duration::from_millis(10);
 const IN_FLIGHT: u32 = 2;
 
 fn child(bed: &Bed) -> Result {
@@ -39,15 +40,15 @@ fn under_traffic(bed: &Bed, by_client: fn(&Connected) -> Result, by_us: fn(&Conn
     let connected = Connected::new(bed)?;
     connected.ping()?;
     for (who, rekey) in [("the client", by_client), ("us", by_us)] {
-        let pinging = Pinging::start(&connected.world, server(false))?;
+        let stream = echo::Stream::start(&connected.world.client, server(false), INTERVAL)?;
         std::thread::sleep(Duration::from_millis(300));
         for _ in 0..3 {
             rekey(&connected).context(format!("rekey by {who}"))?;
             std::thread::sleep(Duration::from_millis(200));
         }
-        let pinged = pinging.stop()?;
-        bed.note(format_args!("three rekeys by {who}: {} of {} packets lost", pinged.lost(), pinged.sent));
-        ensure!(pinged.lost() <= 3 * IN_FLIGHT, "{} of {} packets lost", pinged.lost(), pinged.sent);
+        let echoed = stream.stop()?;
+        bed.note(format_args!("three rekeys by {who}: {} of {} packets lost", echoed.lost(), echoed.sent));
+        ensure!(echoed.lost() <= 3 * IN_FLIGHT, "{} of {} packets lost", echoed.lost(), echoed.sent);
         both_ways(&connected.world.client, server(false), MIB)?;
         one_pair_left(&connected)?;
     }

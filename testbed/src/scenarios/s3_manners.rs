@@ -122,7 +122,7 @@ fn behind_nat(bed: &Bed) -> Result {
     }
     for _ in 0..2 {
         for (namespace, ..) in &clients {
-            crate::world::ping_from(namespace, SERVER.into(), None, 3)?;
+            crate::world::echo_from(namespace, SERVER.into(), None, 3)?;
             both_ways(namespace, server(false), 1 << 20)?;
         }
     }
@@ -135,7 +135,7 @@ fn behind_nat(bed: &Bed) -> Result {
         charon.rekey_ike(name)?;
     }
     for (namespace, ..) in &clients {
-        crate::world::ping_from(namespace, SERVER.into(), None, 3)?;
+        crate::world::echo_from(namespace, SERVER.into(), None, 3)?;
     }
     Ok(())
 }

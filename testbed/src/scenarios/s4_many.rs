@@ -5,13 +5,12 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Scenario;
-use super::common::{Gateway, server};
-use crate::charon::{Charon, Connection, Settings};
+use super::common::{ALICE, Connected, server};
+use crate::charon::{Charon, Connection};
 use crate::ensure;
 use crate::outcome::{Context, Result};
 use crate::world::http::{self, Job};
-use crate::world::pontoon::Pontoon;
-use crate::world::{Bed, World, netns::Netns};
+use crate::world::{Bed, netns::Netns};
 
 pub(super) const LIST: &[Scenario] =
     &[Scenario { name: "s4-two-hundred", what: "200 tunnels at once, each with traffic", run: two_hundred }];
@@ -20,14 +19,11 @@ const TUNNELS: usize = 200;
 const AT_ONCE: usize = 8;
 
 fn two_hundred(bed: &Bed) -> Result {
-    let world = World::new(bed)?;
-    let node = Pontoon::start(&world, &Gateway::default().toml())?;
-    let client = Charon::start(&world.client, &world.path("client"), &Settings::default())?;
-    client.load(&Connection::client("first"))?;
-    client.initiate("first")?;
-    world.ping(server(false), 3)?;
+    let connected = Connected::new(bed)?;
+    connected.ping()?;
+    let Connected { client, node, world } = connected;
     let memory_at_one = node.resident_kib()?;
-    client.terminate("first")?;
+    client.terminate(ALICE)?;
 
     let start = Instant::now();
     let tunnels = Tunnels::connect(&client, TUNNELS)?;

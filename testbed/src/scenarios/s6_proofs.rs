@@ -3,7 +3,7 @@
 //! The keys come from the client's log, so that nothing in the gateway has to tell them. Both kinds of judge must also
 //! catch a planted fault, here on the very capture that they passed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::checkers::i2_within_blocks::Grant;
 use crate::checkers::{Network, i1_no_repeats, i2_within_blocks, i3_same_bytes, i8_closed, pcap};
 use crate::ensure;
 use crate::outcome::{Context, Result};
-use crate::world::{Bed, NET, NET6, POOL, POOL6, SERVICE, account};
+use crate::world::capture::Capture;
+use crate::world::{Bed, NET, NET6, OUTER_DEVICE, POOL, POOL6, SERVICE, account, echo};
 use crate::{keys, tshark};
 
 pub(super) const LIST: &[Scenario] = &[
@@ -189,33 +190,56 @@ fn same_octets(bed: &Bed) -> Result {
     Ok(())
 }
 
+/// The server's route leads over the gateway machine's own addresses, so that its packets reach a kernel whose default
+/// route would carry them out in clear, whatever becomes of the daemon.
 fn closed(bed: &Bed) -> Result {
     let mut connected = Connected::new(bed)?;
-    let leased = connected.client.only(ALICE)?.virtual_addresses;
+    let leased = addresses(&connected.client.only(ALICE)?.virtual_addresses)?;
+    connected.world.server.ip(&format!("route add {POOL} via 10.10.0.2"))?;
+    connected.world.server.ip(&format!("-6 route add {POOL6} via fd00:10::2"))?;
+    connected.world.gateway.ip("-6 route add default dev eth0")?;
     let outside = connected.world.capture_outside()?;
-    let knock = |connected: &Connected| {
-        for address in &leased {
-            if let Ok(address) = address.parse() {
-                // Must not arrive; what matters is what the cable shows.
-                let _ = crate::world::ping_from(&connected.world.server, address, None, 3);
-            }
-        }
+    let knock = |connected: &Connected| -> Result {
+        let to = leased.clone();
+        connected.world.server.within(move || to.into_iter().try_for_each(knock_at))?
     };
-    knock(&connected);
+    connected.ping()?;
+    knock(&connected)?;
     connected.client.terminate(ALICE)?;
-    knock(&connected);
+    knock(&connected)?;
     connected.client.initiate(ALICE)?;
     connected.node.kill()?;
-    knock(&connected);
+    knock(&connected)?;
     connected.node.restart()?;
     connected.node.wait_ready_again()?;
     connected.ping()?;
     connected.node.stop()?;
-    knock(&connected);
+    knock(&connected)?;
     let packets = pcap::read(&outside.stop()?)?;
     let report = i8_closed::check_outside(&packets, &inner_networks()?);
     report.must_hold("I8")?;
     bed.note(format_args!("{} packets on the outer cable, none in clear", report.judged));
+
+    // Without the routes that stay behind, the same packets must be seen: else this proved nothing.
+    connected.world.gateway.ip("route flush type blackhole")?;
+    connected.world.gateway.ip("-6 route flush type blackhole")?;
+    let outside = Capture::start(&connected.world.gateway, OUTER_DEVICE, &connected.world.path("open.pcap"))?;
+    knock(&connected)?;
+    let packets = pcap::read(&outside.stop()?)?;
+    let report = i8_closed::check_outside(&packets, &inner_networks()?);
+    ensure!(!report.violations.is_empty(), "the planted leak was not seen");
+    Ok(())
+}
+
+/// Three datagrams that should reach nobody.
+fn knock_at(address: IpAddr) -> Result {
+    let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    for _ in 0..3 {
+        // An error that an earlier one brought back is as good as silence.
+        let _ = socket.send_to(b"knock", (address, echo::PORT));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     Ok(())
 }
 

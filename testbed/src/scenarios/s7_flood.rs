@@ -18,14 +18,16 @@ pub(super) const LIST: &[Scenario] =
 fn flood(bed: &Bed) -> Result {
     let connected = Connected::new(bed)?;
     connected.client.load(&Connection::client("bob"))?;
-    let job = Job { server: server(false), from: None, bytes: 128 * MIB, seed: 7 };
-    let quiet = http::download(&connected.world.client, job)?;
+    let job = |bytes| Job { server: server(false), from: None, bytes, seed: 7 };
+    let quiet = http::download(&connected.world.client, job(32 * MIB))?;
+    // About three quiet seconds, so that it ends well within the flood.
+    let bytes = (quiet.megabits_per_second() * 3.0 / 8.0) as u64 * MIB;
     let (memory, applied) = (connected.node.resident_kib()?, applied(&connected)?);
 
     let flood = Flood { to: SERVICE, from: [203, 0], per_second: 10_000, lasting: Duration::from_secs(10) };
     let flooding = connected.world.client.spawn(move || flood.run())?;
     std::thread::sleep(Duration::from_millis(500));
-    let under_flood = http::download(&connected.world.client, job)?;
+    let under_flood = http::download(&connected.world.client, job(bytes))?;
     let log_under_flood = self::applied(&connected)?;
     connected.client.initiate("bob")?;
     ensure!(!flooding.is_finished(), "the flood ended before the honest client came");

@@ -15,6 +15,7 @@
 pub mod account;
 pub mod capture;
 pub mod content;
+pub mod echo;
 pub mod exec;
 pub mod flood;
 pub mod http;
@@ -27,8 +28,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::outcome::{Context, Result, Stop};
+use crate::ensure;
+use crate::outcome::{Context, Result};
 use capture::Capture;
+use echo::Echo;
 use http::Server;
 use netns::Netns;
 
@@ -75,6 +78,7 @@ impl Bed {
 #[derive(Debug)]
 pub struct World {
     web: Option<Server>,
+    echo: Option<Echo>,
     pub client: Netns,
     /// The second client behind the NAT.
     pub client2: Option<Netns>,
@@ -85,7 +89,7 @@ pub struct World {
 }
 
 impl World {
-    /// client - gateway - server, with a web server on the server.
+    /// client - gateway - server, with a web server and an echo on the server.
     pub fn new(bed: &Bed) -> Result<World> {
         World::build(bed, false)
     }
@@ -107,7 +111,7 @@ impl World {
             true => (Some(Netns::create("client2")?), Some(Netns::create("nat")?)),
             false => (None, None),
         };
-        let mut world = World { web: None, client, client2, nat, gateway, server, dir };
+        let mut world = World { web: None, echo: None, client, client2, nat, gateway, server, dir };
         match world.nat {
             Some(_) => world.cable_nat()?,
             None => {
@@ -130,6 +134,7 @@ impl World {
             world.gateway.sysctl(key, "1")?;
         }
         world.web = Some(Server::start(&world.server, http::PORT)?);
+        world.echo = Some(Echo::start(&world.server)?);
         Ok(world)
     }
 
@@ -193,27 +198,18 @@ impl World {
         self.dir.join(name)
     }
 
-    /// Sends `count` echo requests from the client and wants every answer.
+    /// One `ping`, then `count` datagrams that must all come back.
     pub fn ping(&self, to: IpAddr, count: u32) -> Result {
-        ping_from(&self.client, to, None, count)
+        self.client.run("ping", &["-n", "-q", "-c", "1", "-W", "3", &to.to_string()])?;
+        echo_from(&self.client, to, None, count)
     }
 }
 
-/// Echo requests from `namespace`, all of which must be answered.
-pub fn ping_from(namespace: &Netns, to: IpAddr, from: Option<IpAddr>, count: u32) -> Result {
-    let (to, count) = (to.to_string(), count.to_string());
-    let from = from.map(|ip| ip.to_string());
-    let mut arguments = vec!["-n", "-q", "-i", "0.05", "-W", "2", "-c", &count];
-    if let Some(from) = &from {
-        arguments.extend(["-I", from]);
-    }
-    arguments.push(&to);
-    let output = namespace.command("ping").args(&arguments).output().context("ping")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if text.contains(" 0% packet loss") {
-        return Ok(());
-    }
-    Err(Stop::Failed(format!("ping {to}: {}{}", text.trim(), String::from_utf8_lossy(&output.stderr).trim())))
+/// Datagrams from `namespace`, all of which must come back.
+pub fn echo_from(namespace: &Netns, to: IpAddr, from: Option<IpAddr>, count: u32) -> Result {
+    let echoed = echo::series(namespace, to, from, count, Duration::from_millis(20))?;
+    ensure!(echoed.lost() == 0, "{} of {} datagrams to {to} were lost", echoed.lost(), echoed.sent);
+    Ok(())
 }
 
 /// Tries until it holds or the time is over; the last refusal is the error.

@@ -177,6 +177,14 @@ impl Pontoon {
         Ok(first + found.sum::<f64>())
     }
 
+    /// The counters of dropped packets that are not zero, as the metrics print them.
+    pub fn drops(&self, world: &World) -> Result<Vec<String>> {
+        let address: SocketAddr = METRICS.parse().context("address")?;
+        let text = http::page(&world.gateway, address, "/metrics")?;
+        let dropped = text.lines().filter(|line| line.contains("dropped") && !line.starts_with('#'));
+        Ok(dropped.filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect())
+    }
+
     pub fn resident_kib(&self) -> Result<u64> {
         self.daemon.as_ref().context("the node does not run")?.resident_kib()
     }
