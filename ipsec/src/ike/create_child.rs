@@ -3,7 +3,7 @@
 //!
 //! | the peer wants | we have under way | we say | id |
 //! |---|---|---|---|
-//! | anything | Delete of the IKE SA, or it is replaced | TEMPORARY_FAILURE | IK-76 |
+//! | anything | Delete of the IKE SA, or it is replaced, or may still inherit | TEMPORARY_FAILURE | IK-76 |
 //! | a child, new or rekeyed | rekey of the IKE SA | TEMPORARY_FAILURE | IK-76 |
 //! | IKE rekey | rekey or Delete of a child | TEMPORARY_FAILURE | IK-76 |
 //! | IKE rekey | rekey of the IKE SA | yes, and the nonces decide | IK-75 |
@@ -24,6 +24,7 @@ use crate::wire::{GroupId, Ke, Nonce, Notify, NotifyType, Payload, Payloads, Pro
 use super::exchange::Answer;
 use super::keys::{self, Nonces};
 use super::negotiate::{self, NoChild};
+use super::rekey_ike::awaits_decision;
 use super::{Context, Endpoint, Event};
 
 const SPI_DRAWS: usize = 16;
@@ -63,7 +64,8 @@ impl Endpoint {
     ) -> Answer {
         let ours = record.outstanding.as_ref().map(|outstanding| &outstanding.purpose);
         //= IK-73
-        if record.phase != Phase::Established || matches!(ours, Some(Purpose::DeleteIke)) {
+        let settled = record.phase == Phase::Established && !awaits_decision(record, ctx);
+        if !settled || matches!(ours, Some(Purpose::DeleteIke)) {
             return Answer::refuse_with(NotifyType::TEMPORARY_FAILURE);
         }
         let (Some(offer), Some(_)) = (payloads.sa(), payloads.nonce()) else {

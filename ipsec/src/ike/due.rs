@@ -13,6 +13,7 @@ use crate::wire::ExchangeType;
 
 use super::exchange::{Ask, down};
 use super::inform::{delete_children, delete_ike, liveness};
+use super::rekey_ike::awaits_decision;
 use super::{Context, Endpoint, Event, ExchangeResult, Order, Verdict};
 
 impl Endpoint {
@@ -151,6 +152,11 @@ impl Endpoint {
                 self.close_children(record, &[(spi_in, Why::Terminated)], ctx)
             }
             Order::RekeyIke(_) => {
+                if awaits_decision(record, ctx) {
+                    let again = ctx.now.after(limits::TEMPORARY_FAILURE_WAIT_MS);
+                    self.sas.get_mut(&record.spi)?.timers.ike.rekey = Some(again);
+                    return None;
+                }
                 let ask = self.ask_ike_rekey(record, ctx)?;
                 self.request_with(record, Vec::new(), ask, ctx)
             }

@@ -111,7 +111,8 @@ fn farewell(record: &IkeRecord, ctx: &Context<'_>) -> Answer {
     answer
 }
 
-fn crossed_heir(record: &IkeRecord) -> Option<crate::types::Spi> {
+/// The IKE SA that the peer's rekey has made while ours is under way: it may inherit from `record`.
+pub(super) fn crossed_heir(record: &IkeRecord) -> Option<crate::types::Spi> {
     match record.outstanding.as_ref().map(|outstanding| &outstanding.purpose) {
         Some(Purpose::RekeyIke(rekey)) => rekey.crossed.as_ref().map(|(_, spi)| *spi),
         _ => None,

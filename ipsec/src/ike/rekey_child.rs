@@ -111,6 +111,14 @@ impl Endpoint {
         if let Some(error) = payloads.error() {
             return self.child_rekey_refused(record, rekey, error, ctx);
         }
+        let heir = rekey.crossed.as_ref().and_then(|(_, spi)| record.child(*spi));
+        if record.child(rekey.old_spi_in).is_none() && heir.is_none() {
+            // All that it could take the place of was deleted meanwhile: so is it.
+            return Conclusion {
+                ask: Some(delete_children(vec![rekey.new_spi_in])),
+                ..Conclusion::default()
+            };
+        }
         let Some((child, lower)) = made_of_answer(record, rekey, payloads, ctx) else {
             // The peer may believe in a child that we cannot agree to: only the end of the IKE SA is sure to end it.
             return Conclusion {

@@ -14,7 +14,7 @@ use crate::wire::{ExchangeType, Ke, Nonce, Notify, NotifyType, Payloads, Proposa
 
 use super::create_child::exchange_keys;
 use super::exchange::{Answer, Ask, Conclusion, ours_survives};
-use super::inform::delete_ike;
+use super::inform::{crossed_heir, delete_ike};
 use super::keys::{self, Nonces};
 use super::{Context, Endpoint, Event, Order, negotiate};
 
@@ -187,6 +187,12 @@ fn hand_over(record: &IkeRecord, heir: Spi, spis: Option<(Spi, Spi)>, conclusion
 /// Initiator's and responder's SPI of the IKE SA that the peer's crossing rekey has made.
 pub(super) fn heir_spis(heir: Spi, ctx: &Context<'_>) -> Option<(Spi, Spi)> {
     ctx.view.record(heir).map(|record| record.spis())
+}
+
+/// True while it is not decided whether this IKE SA inherits the children of the one that two rekeys have crossed on.
+pub(super) fn awaits_decision(record: &IkeRecord, ctx: &Context<'_>) -> bool {
+    record.children.is_empty()
+        && ctx.view.records().iter().any(|other| crossed_heir(other) == Some(record.spi))
 }
 
 pub(super) fn rekeyed(old: &IkeRecord, (new_spi_i, new_spi_r): (Spi, Spi)) -> Event {

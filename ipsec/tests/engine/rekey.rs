@@ -163,3 +163,19 @@ fn lifetimes_rekey_by_themselves() {
     assert_eq!(lab.only().suite.group, Group::Curve25519, "the group that the peer has shown to have");
     lab.assert_in_step(&client);
 }
+
+/// The peer has answered our rekey and then deleted the old child; its Delete overtakes its answer.
+#[test]
+fn a_rekey_whose_child_is_gone_ends_with_no_child() {
+    let (mut lab, mut client) = connected();
+    let record = lab.only();
+    let ours = lab.order(Order::RekeyChild(record.spi, record.children[0].spi_in));
+    let late_answer = lab.answer(&mut client, &ours);
+    let old = client.children()[0].spi_in;
+    let delete = lab.ask(&mut client, client::Order::DeleteChild(old));
+    lab.settle(&mut client, delete);
+    assert!(lab.only().children.is_empty());
+    lab.settle(&mut client, late_answer);
+    assert!(lab.only().children.is_empty() && client.children().is_empty(), "the new one goes too");
+    assert_eq!(lab.only().spi, record.spi, "the IKE SA stays");
+}
