@@ -25,6 +25,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod demo;
 pub mod fault;
 pub mod gateway;
 pub mod io;

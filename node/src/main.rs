@@ -3,11 +3,7 @@
 use std::process::ExitCode;
 
 use node::cli::{Entries, main as run};
-use node::fault::Fault;
 
 fn main() -> ExitCode {
-    run(Entries {
-        daemon: node::daemon::run,
-        demo: |_, _| Err(Fault::usage("`pontoon demo` is not built yet")),
-    })
+    run(Entries { daemon: node::daemon::run, demo: node::demo::run })
 }

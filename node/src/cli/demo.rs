@@ -6,9 +6,9 @@ use crate::config::units;
 
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
-    /// How many nodes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
-    pub nodes: u8,
+    /// How many nodes; as many as this version can demonstrate when it is not said
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: Option<u8>,
     /// What to kill in the middle of the download
     #[arg(long, value_enum, default_value_t = Kill::Owner)]
     pub kill: Kill,

@@ -35,7 +35,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use demo::{DemoArgs, Kill};
-pub use output::{Format, Output, word};
+pub use output::{Format, Output, Rows, word};
 pub use status::headline;
 
 use crate::config::{NodeConfig, node_toml, units};

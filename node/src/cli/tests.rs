@@ -429,7 +429,7 @@ fn the_command_line_is_sound_and_complete() {
             other => panic!("{other:?}"),
         };
     let args = demo(&["--nodes", "3", "--kill", "leader", "--size", "64MiB", "--keep"]);
-    assert_eq!((args.nodes, args.kill, args.size, args.keep), (3, Kill::Leader, 64 << 20, true));
+    assert_eq!((args.nodes, args.kill, args.size, args.keep), (Some(3), Kill::Leader, 64 << 20, true));
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! What the demonstration and its parts say to each other: one JSON object a line, orders on standard input of the
+//! part, reports on its standard output.
+//!
+//! ```text
+//!   part                                   demonstration
+//!   ready  (has a network namespace)  -->
+//!                                     <--  begin  (its cable is there)
+//!   up, listening                     -->
+//!                                     <--  download / release
+//!   progress, resumed, done           -->
+//! ```
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::WireReport;
+use crate::fault::Fault;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToClient {
+    /// Connect to the gateway.
+    Begin {
+        psk: String,
+    },
+    Download {
+        octets: u64,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromClient {
+    Ready,
+    /// The tunnel carries traffic.
+    Up(Up),
+    /// Octets of the file that are there.
+    Progress(u64),
+    Resumed(Resumed),
+    Done(Done),
+    Failed(Fault),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Up {
+    /// From IKE_SA_INIT to the reply of IKE_AUTH.
+    pub took_ms: f64,
+    pub inner: Ipv4Addr,
+    /// Ours, then the gateway's.
+    pub ike_spis: (u64, u64),
+    pub child_spis: (u32, u32),
+}
+
+/// Packets of a new epoch: another process goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Without any packet of the gateway before the first of the new epoch.
+    pub silence_ms: f64,
+    pub epoch: u32,
+    /// The last sequence number of the old epoch, and the first of the new one.
+    pub last: u32,
+    pub first: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    pub octets: u64,
+    pub sha256: String,
+    pub seconds: f64,
+    /// The longest time in which the file did not grow: that of TCP's own timers on top of the gap.
+    pub stood_still_ms: f64,
+    /// What happened to the SA since it came up, in words; nothing is what it should be.
+    pub changes: Vec<String>,
+    /// The SAs now.
+    pub ike_spis: Vec<(u64, u64)>,
+    pub child_spis: Vec<(u32, u32)>,
+    pub wire: WireReport,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToServer {
+    /// Serve the file, but nothing from `hold` on before `Release`.
+    Begin {
+        octets: u64,
+        seed: u64,
+        hold: u64,
+    },
+    Release,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromServer {
+    Ready,
+    Listening,
+    /// All of the file was handed to TCP; the hash of what it was.
+    Sent {
+        sha256: String,
+    },
+    Failed(Fault),
+}
