@@ -192,14 +192,17 @@ async fn keep(show: &Show, cast: &mut Cast<'_>, sandbox: Sandbox) -> Result<(), 
          and likewise `sas --long`, `segments`, `events -f`, `members`",
         program = program.display()
     ))?;
+    let how_to_kill = |pid: Option<u32>| match pid {
+        Some(pid) => show.say(&format!("  kill -9 {pid}   kills the node; it is started again")),
+        None => Ok(()),
+    };
+    how_to_kill(cast.gateway.pid())?;
     loop {
-        if let Some(pid) = cast.gateway.pid() {
-            show.say(&format!("  kill -9 {pid}   kills the node; it is started again"))?;
-        }
         tokio::select! {
             () = cast.gateway.ended() => {
                 cast.gateway.restart()?;
                 show.say(&format!("{} has ended and starts again", gateway::NAME))?;
+                how_to_kill(cast.gateway.pid())?;
             }
             report = cast.client.hear_ever() => match report? {
                 FromClient::Resumed(part) => show.say(&format!(

@@ -58,7 +58,6 @@ impl Show {
     pub fn progress(&mut self, arrived: u64) {
         self.arrived = arrived;
         if let Some(bar) = &self.bar {
-            bar.set_position(arrived);
             bar.set_message(self.line(""));
         }
     }
