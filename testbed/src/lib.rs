@@ -1,7 +1,7 @@
 //! The gateway in a box: network namespaces, real peers, faults, checkers; also the developer's commands.
 //!
 //! ```text
-//!   bench      what the gateway costs: processor seconds per gigabyte, against a contender
+//!   bench      what the gateway costs, beside strongSwan: figures, never a verdict
 //!   world      client - gateway - server in network namespaces, and what runs in them
 //!   charon     an unmodified strongSwan, as the client or as the gateway to compare with
 //!   checkers   a capture file against the invariants I1, I2, I3, I8: one file each

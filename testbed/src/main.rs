@@ -1,4 +1,5 @@
-//! The developer's commands: `cargo verify`, `cargo fix-all`, `cargo netns`, `cargo spec`.
+//! The developer's commands: `cargo verify`, `cargo fix-all`, `cargo netns`, `cargo spec`,
+//! `cargo bench`.
 //!
 //! The aliases are in `.cargo/config.toml`. Exit code 0 when all is well, 1 when not, 2 for a wrong command line.
 #![forbid(unsafe_code)]
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::outcome::{Context, Result, Stop};
 use testbed::world::sandbox;
-use testbed::{scenarios, spec, verify};
+use testbed::{bench, scenarios, spec, verify};
 
 #[derive(Parser, Debug)]
 #[command(name = "testbed", about = "Checks, scenarios and figures of pontoon")]
@@ -41,6 +42,17 @@ enum Command {
         #[arg(long, hide = true)]
         report: Option<PathBuf>,
     },
+    /// Figures: those of these names, or all
+    Bench {
+        /// setup, commit, throughput, gap, memory
+        names: Vec<String>,
+        /// Some seconds each: to see whether it works, not to quote
+        #[arg(long)]
+        quick: bool,
+        /// Also write the figures to this file
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// Which requirement has code, which has a test
     Spec {
         /// Every row, not only the sums
@@ -71,6 +83,14 @@ fn run(command: Command) -> Result<bool> {
             Ok(true)
         }
         Command::Netns { names, built, report, .. } => netns(&names, built, report),
+        Command::Bench { names, quick, json } => {
+            if !sandbox::inside() {
+                verify::build_program()?;
+            }
+            sandbox::enter()?;
+            let extent = if quick { bench::Extent::Quick } else { bench::Extent::Full };
+            bench::run(&names, extent, json.as_deref())
+        }
         Command::Spec { all } => {
             let coverage = spec::cover(&verify::root())?;
             print!("{}", coverage.table(all));

@@ -4,7 +4,7 @@
 //! `cargo netns s3` runs all whose name begins with `s3`.
 
 mod baseline;
-mod common;
+pub(crate) mod common;
 mod s1_connect;
 mod s2_rekey;
 mod s3_manners;

@@ -125,9 +125,7 @@ impl Daemon {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        line.trim().trim_end_matches(" kB").parse().context("VmRSS")
+        resident_kib(self.pid())
     }
 
     /// User and system time so far, in seconds.
@@ -146,6 +144,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Resident memory of a process in KiB.
+pub fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmRSS")
 }
 
 pub fn signal(pid: u32, signal: Signal) -> Result {

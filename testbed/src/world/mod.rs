@@ -68,6 +68,11 @@ impl Bed {
         Bed { dir: dir.to_owned(), worlds: Cell::new(0) }
     }
 
+    /// A path in the folder of the bed itself.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     /// Tells the reader of the run something worth knowing: a figure, a choice.
     pub fn note(&self, text: impl std::fmt::Display) {
         println!("      {text}");
