@@ -1,6 +1,8 @@
 //! The gateway: its files, its process, and what we ask it through its control socket as the tool does.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -184,8 +186,11 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(Fault::failed("a call to the node has broken off").why(error)))
 }
 
+/// Makes a file that nobody else may read: one of them is a secret.
 fn write(path: &Path, text: &str) -> Result<(), Fault> {
-    fs::write(path, text).map_err(|error| StartError::file(path, "write", error).fault())
+    let file = fs::File::options().write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| StartError::file(path, "write", error).fault())
 }
 
 fn node_toml(dir: &Path) -> String {
