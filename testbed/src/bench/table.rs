@@ -184,7 +184,7 @@ mod tests {
         table.row(vec!["longer".into(), Cell::Nothing]);
         let lines = [
             "cost",
-            "who             CPU-s/GB",
+            "who              CPU-s/GB",
             "a        3.00 (1.00-20.0)",
             "longer                  -",
             "of gold",
