@@ -49,6 +49,9 @@ enum Command {
         /// Some seconds each: to see whether it works, not to quote
         #[arg(long)]
         quick: bool,
+        /// The program to measure is built already
+        #[arg(long, hide = true)]
+        built: bool,
         /// Also write the figures to this file
         #[arg(long)]
         json: Option<PathBuf>,
@@ -83,8 +86,8 @@ fn run(command: Command) -> Result<bool> {
             Ok(true)
         }
         Command::Netns { names, built, report, .. } => netns(&names, built, report),
-        Command::Bench { names, quick, json } => {
-            if !sandbox::inside() {
+        Command::Bench { names, quick, built, json } => {
+            if !built && !sandbox::inside() {
                 verify::build_program()?;
             }
             sandbox::enter()?;

@@ -18,10 +18,9 @@ use crate::ensure;
 use crate::outcome::{Context, Result};
 use crate::world::netns::Netns;
 use crate::world::pontoon::Pontoon;
-use crate::world::{Bed, SERVER, World, eventually};
+use crate::world::{Bed, SERVER, World, echo, eventually};
 
 const EVERY: Duration = Duration::from_millis(1);
-const ECHO_PORT: u16 = 7;
 /// Answers in a row after which the traffic counts as flowing again.
 const FLOWING: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +30,6 @@ pub fn run(bed: &Bed, extent: Extent) -> Result<Vec<Table>> {
     let world = World::new(bed)?;
     let mut node = Pontoon::start(&world, &gateway().toml())?;
     let tunnel = Tunnel::up(&world)?;
-    let _echo = Loop::echo(&world.server)?;
     let stream = Stream::start(&world.client, tunnel.inner)?;
     let (mut gaps_ms, mut calm_ms) = (Vec::new(), Vec::new());
     for _ in 0..kills {
@@ -75,18 +73,6 @@ impl Loop {
         })?;
         Ok(Loop { ending, thread: Some(thread) })
     }
-
-    /// Sends every datagram back.
-    fn echo(namespace: &Netns) -> Result<Loop> {
-        let socket = bound(namespace, SocketAddr::new(SERVER.into(), ECHO_PORT))?;
-        let mut buffer = [0; 2_048];
-        Loop::start(namespace, move || {
-            if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-                // One that is lost here is one more without an answer.
-                let _ = socket.send_to(&buffer[..len], from);
-            }
-        })
-    }
 }
 
 impl Drop for Loop {
@@ -113,7 +99,7 @@ impl Stream {
         let mut next = Instant::now();
         let _sender = Loop::start(client, move || {
             // One that does not leave is one that is not answered.
-            let _ = sending.send_to(b"still there?", (SERVER, ECHO_PORT));
+            let _ = sending.send_to(b"still there?", (SERVER, echo::PORT));
             next = (next + EVERY).max(Instant::now());
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         })?;

@@ -56,7 +56,9 @@ impl Site {
         Charon::require()?;
         let world = World::new(bed)?;
         world.give_service_addresses_to_kernel()?;
-        let charon = Charon::start(&world.gateway, &world.path("gateway"), &Settings::default())?;
+        // It would turn most of a crowd behind one address away; ours asks them for cookies and serves them.
+        let settings = Settings { dos_protection: false, ..Settings::default() };
+        let charon = Charon::start(&world.gateway, &world.path("gateway"), &settings)?;
         charon.load(&Connection::gateway().suites(IKE, ESP))?;
         let pid = charon.pid();
         Ok(Site { name: "strongSwan", pid, _gateway: Runs::Strongswan { _charon: charon }, world })
@@ -85,7 +87,8 @@ impl Rounds {
         self.p99_ms.extend(quantile(&took_ms, 0.99));
         let count = took_ms.len() as f64;
         self.per_second.push(count / connected.elapsed.as_secs_f64());
-        self.cpu_ms.push(figures.process_cpu_s * 1e3 / count);
+        // To the nanosecond; the process's own account counts in hundredths of a second.
+        self.cpu_ms.push(figures.threads_cpu_s * 1e3 / count);
         self.repeated += connected.repeated;
     }
 }
@@ -108,6 +111,7 @@ fn own_clients(sites: &[Site], extent: Extent) -> Result<Table> {
         format!("our own clients, {IKE} / {ESP}, {rounds} rounds in turn; all deleted after each round"),
         &["gateway", "at once", "tunnels", "p50 ms", "p99 ms", "set-ups/s", "gateway CPU ms each", "requests repeated"],
     )
+    .note("strongSwan without cookies and limits for clients of one address, pontoon with its cookies")
     .note("p50, p99: from IKE_SA_INIT to the reply of IKE_AUTH; pontoon's is on disk by then, strongSwan's in memory");
     for (at, rounds) in found.iter().enumerate() {
         let ((at_once, count), site) = (loads[at / sites.len()], &sites[at % sites.len()]);

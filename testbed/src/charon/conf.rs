@@ -18,11 +18,13 @@ pub struct Settings {
     pub retransmit_tries: u32,
     /// Also logs the keys of every SA: for the second opinion on integrity values.
     pub log_keys: bool,
+    /// As a gateway: asks for cookies, and turns away clients of one address that come many at a time.
+    pub dos_protection: bool,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { retransmit_timeout: 1.0, retransmit_tries: 5, log_keys: false }
+        Settings { retransmit_timeout: 1.0, retransmit_tries: 5, log_keys: false, dos_protection: true }
     }
 }
 
@@ -36,6 +38,7 @@ impl Settings {
   threads = 32
   retransmit_timeout = {timeout}
   retransmit_tries = {tries}
+  dos_protection = {dos_protection}
   port = 500
   port_nat_t = 4500
   install_virtual_ip_on = lo
@@ -62,6 +65,7 @@ impl Settings {
             kernel = "kernel-libipsec kernel-netlink socket-default",
             timeout = self.retransmit_timeout,
             tries = self.retransmit_tries,
+            dos_protection = if self.dos_protection { "yes" } else { "no" },
         )
     }
 }
