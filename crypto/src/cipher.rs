@@ -14,11 +14,13 @@ mod fast;
 mod iv;
 mod keys;
 mod reference;
+mod shared;
 mod stack;
 #[cfg(test)]
 mod tests;
 
 pub use keys::{KeyError, OpenError, OpenKey, SealError, SealKey};
+pub use shared::{Batch, SHARED_OVERHEAD, SharedSealKey};
 
 use std::fmt;
 

@@ -272,17 +272,17 @@ impl<'a> Material<'a> {
 }
 
 /// A message taken apart.
-struct Parts<'a> {
-    header: &'a [u8],
-    iv: &'a mut [u8],
+pub(super) struct Parts<'a> {
+    pub header: &'a [u8],
+    pub iv: &'a mut [u8],
     /// Text and ICV.
-    body: &'a mut [u8],
-    icv_len: usize,
+    pub body: &'a mut [u8],
+    pub icv_len: usize,
 }
 
 impl<'a> Parts<'a> {
     /// `None` when the message cannot be one of this protection.
-    fn split(
+    pub fn split(
         protection: Protection,
         esn_high: Option<u32>,
         message: &'a mut [u8],
@@ -336,7 +336,7 @@ impl<'a> Aad<'a> {
 }
 
 //= ES-4
-fn nonce(salt: [u8; SALT_LEN], iv: [u8; AEAD_IV_LEN]) -> Nonce {
+pub(super) fn nonce(salt: [u8; SALT_LEN], iv: [u8; AEAD_IV_LEN]) -> Nonce {
     let mut nonce = [0; SALT_LEN + AEAD_IV_LEN];
     nonce[..SALT_LEN].copy_from_slice(&salt);
     nonce[SALT_LEN..].copy_from_slice(&iv);
