@@ -6,6 +6,12 @@ pub const FIRST_BLOCK: u64 = 10_000;
 /// A block never grows past this many numbers: skipped ones count as used (2^32 without ESN).
 pub const LARGEST_BLOCK: u64 = 8_000_000;
 
+/// Numbers of the peer that a child with `replay = "strict"` may accept before its owner has claimed any.
+pub const FIRST_CLAIM: u64 = 16;
+
+/// A claim never runs further ahead of what has come in: after a crash so many numbers of the peer are lost at most.
+pub const LARGEST_CLAIM: u64 = 200_000;
+
 /// Child SAs under one IKE SA.
 pub const CHILDREN_PER_IKE_SA: usize = 64;
 
@@ -27,8 +33,7 @@ pub const ADDRESSES_PER_FAMILY: usize = 1;
 /// Traffic selectors of one side of one child that we keep.
 pub const SELECTORS_PER_SIDE: usize = 32;
 
-/// Replies kept in memory for the retransmissions of a peer whose IKE SA has just ended.
-pub const FAREWELLS: usize = 1024;
+/// How long the reply to the request that ended an IKE SA is kept for its retransmissions.
 pub const FAREWELL_MS: u64 = 60_000;
 
 /// Unprotected INVALID_IKE_SPI notifies in one second and segment.
@@ -63,6 +68,7 @@ pub const IDENTITY_LEN_MAX: usize = 1024;
 pub const FRAGMENTS_MAX: u16 = 64;
 
 const _: () = assert!(FIRST_BLOCK < LARGEST_BLOCK);
+const _: () = assert!(FIRST_CLAIM < LARGEST_CLAIM);
 const _: () = assert!(LARGEST_BLOCK < (u32::MAX as u64) / 64);
 const _: () = assert!(HALF_OPEN_BEFORE_COOKIE < HALF_OPEN_PER_SEGMENT);
 const _: () =

@@ -11,6 +11,11 @@ pub const NAT_KEEPALIVE: u8 = 0xff;
 
 /// Octets of the IKE header (RFC 7296, 3.1).
 pub const IKE_HEADER_LEN: usize = 28;
+/// Where the responder's SPI and the flags stand in it, and the flag of who began the IKE SA: what a filter in the
+/// kernel needs to see to whom a message goes (RFC 7296, 3.1).
+pub const IKE_AT_SPI_R: usize = 8;
+pub const IKE_AT_FLAGS: usize = 19;
+pub const IKE_FLAG_INITIATOR: u8 = 0x08;
 /// Octets of the generic payload header (RFC 7296, 3.2).
 pub const PAYLOAD_HEADER_LEN: usize = 4;
 /// The version that we speak: major 2, minor 0.

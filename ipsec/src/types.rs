@@ -87,6 +87,10 @@ impl ChildSpi {
 impl Segment {
     pub const COUNT: usize = 256;
 
+    /// FNV-1a: what it starts with, and the factor for each octet.
+    pub const HASH_START: u32 = 0x811c_9dc5;
+    pub const HASH_FACTOR: u32 = 0x0100_0193;
+
     pub fn all() -> impl Iterator<Item = Segment> {
         (0..=255).map(Segment)
     }
@@ -94,10 +98,10 @@ impl Segment {
     /// The segment that serves an IKE_SA_INIT request: a fixed hash of where it came from and the initiator's SPI.
     /// FNV-1a: all nodes must agree, and nothing depends on strangers being unable to choose their segment.
     pub fn of_initiator(peer: SocketAddr, spi_i: Spi) -> Segment {
-        let mut hash: u32 = 0x811c_9dc5;
+        let mut hash = Segment::HASH_START;
         let mut mix = |octets: &[u8]| {
             for &octet in octets {
-                hash = (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193);
+                hash = (hash ^ u32::from(octet)).wrapping_mul(Segment::HASH_FACTOR);
             }
         };
         match peer.ip().to_canonical() {

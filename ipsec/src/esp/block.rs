@@ -8,6 +8,7 @@
 //! A grant extends the block of its epoch or, with a new epoch, replaces it. Grants may come twice, late or out of
 //! order: the next number never steps back, whatever arrives.
 
+use super::pace::Pace;
 use crate::limits::{FIRST_BLOCK, LARGEST_BLOCK};
 use crate::record::Block;
 use crate::types::{Epoch, EspSeq, Millis};
@@ -24,10 +25,7 @@ pub struct Numbers {
     epoch: Epoch,
     next: u64,
     last: u64,
-    /// When more was asked for, while that is unanswered.
-    asked: Option<Millis>,
-    /// Where the counter stood when the last ask was made: gives the rate.
-    mark: Option<(Millis, u64)>,
+    pace: Pace,
 }
 
 /// Consecutive numbers that belong to the caller alone.
@@ -55,7 +53,7 @@ impl Default for Numbers {
 impl Numbers {
     /// Nothing may be sent yet.
     pub fn new() -> Numbers {
-        Numbers { epoch: Epoch(0), next: 1, last: 0, asked: None, mark: None }
+        Numbers { epoch: Epoch(0), next: 1, last: 0, pace: Pace::default() }
     }
 
     /// Takes over a committed block. `served` is the epoch under which our running incarnation has the segment.
@@ -70,12 +68,12 @@ impl Numbers {
         if block.epoch > self.epoch {
             // What is left of the old epoch's block is never used.
             self.last = self.next - 1;
-            (self.epoch, self.mark) = (block.epoch, None);
+            (self.epoch, self.pace) = (block.epoch, Pace::default());
         }
         if block.last.0 > self.last {
             self.next = self.next.max(block.first.0).max(1);
             self.last = block.last.0;
-            self.asked = None;
+            self.pace.answered();
         }
         Ok(())
     }
@@ -83,7 +81,7 @@ impl Numbers {
     /// The segment went to a new epoch: the old block is void, at once.
     pub fn revoke(&mut self) {
         self.last = self.next - 1;
-        self.asked = None;
+        self.pace.answered();
     }
 
     /// The next `count` numbers, or as many as are left; `None` when there are none.
@@ -101,15 +99,8 @@ impl Numbers {
     /// How many numbers to ask for now; `None` while the block is less than half used or an ask is under way.
     pub fn ask(&mut self, now: Millis) -> Option<u64> {
         let size = self.wanted(now);
-        if self.left() * 2 > size {
+        if self.left() * 2 > size || !self.pace.ask(ASK_AGAIN_MS, now, self.next) {
             return None;
-        }
-        if self.asked.is_some_and(|asked| now.since(asked) < ASK_AGAIN_MS) {
-            return None;
-        }
-        self.asked = Some(now);
-        if self.mark.is_none_or(|(at, _)| now.since(at) >= ASK_AGAIN_MS) {
-            self.mark = Some((now, self.next));
         }
         Some(size)
     }
@@ -131,10 +122,8 @@ impl Numbers {
 
     /// Two seconds' worth at the rate since the last ask, within the limits of a block.
     fn wanted(&self, now: Millis) -> u64 {
-        let Some((at, number)) = self.mark else { return FIRST_BLOCK };
-        let used = self.next - number;
-        let elapsed = now.since(at).max(1);
-        (used.saturating_mul(BLOCK_LASTS_MS) / elapsed).clamp(FIRST_BLOCK, LARGEST_BLOCK)
+        let numbers = self.pace.numbers_of(BLOCK_LASTS_MS, now, self.next).unwrap_or(FIRST_BLOCK);
+        numbers.clamp(FIRST_BLOCK, LARGEST_BLOCK)
     }
 }
 

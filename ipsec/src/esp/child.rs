@@ -3,12 +3,15 @@
 //! Inbound it has an opening key and a window from its start; outbound it has nothing until a block of the served epoch
 //! is granted: then a sealing key, made once for that epoch, and numbers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crypto::cipher::{OpenKey, Protection, SealKey};
 
 use super::block::Numbers;
+use super::claim::Claim;
 use super::lifetime::{Age, Limits};
 use super::pmtu::Outer;
 use super::replay::{Window, WindowState};
@@ -32,6 +35,24 @@ pub struct ChildStats {
     pub heard_ms: AtomicU64,
 }
 
+/// What a planned move takes along of a child (CL-13): what was received, exactly, and what was counted. Numbers stay
+/// behind: the new epoch has a block of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    pub spi_in: ChildSpi,
+    pub window: WindowState,
+    /// The peer has used this child.
+    pub confirmed: bool,
+    /// Where the peer is, as its packets say.
+    pub peer: SocketAddr,
+    pub packets_in: u64,
+    pub octets_in: u64,
+    pub packets_out: u64,
+    pub octets_out: u64,
+    /// How long ago the last good packet came in.
+    pub heard_ago_ms: Option<u64>,
+}
+
 /// One child SA.
 pub struct Child {
     pub(super) ike: Spi,
@@ -40,6 +61,8 @@ pub struct Child {
     pub(super) path: Path,
     pub(super) open: OpenKey,
     pub(super) window: Window,
+    /// `None`: `replay = "bounded"`.
+    pub(super) claim: Option<Claim>,
     pub(super) seal: Option<SealKey>,
     pub(super) numbers: Numbers,
     pub(super) selectors: Selectors,
@@ -63,6 +86,19 @@ pub(super) struct Kept {
     window: Window,
 }
 
+impl ChildStats {
+    /// Goes on counting where the owner before us ended.
+    pub fn go_on(&self, carried: &Carried, now: Millis) {
+        self.packets_in.store(carried.packets_in, Relaxed);
+        self.octets_in.store(carried.octets_in, Relaxed);
+        self.packets_out.store(carried.packets_out, Relaxed);
+        self.octets_out.store(carried.octets_out, Relaxed);
+        self.edge.store(carried.window.edge.0, Relaxed);
+        let heard_ms = carried.heard_ago_ms.map_or(0, |ago| now.0.saturating_sub(ago).max(1));
+        self.heard_ms.store(heard_ms, Relaxed);
+    }
+}
+
 impl Child {
     pub(super) fn new(install: Install, order: u64) -> Result<Child, Refused> {
         let record = &install.child;
@@ -81,14 +117,16 @@ impl Child {
             path: install.path,
             open,
             window,
+            claim: record.claimed.map(|_| Claim::new()),
             seal: None,
             numbers: Numbers::new(),
             selectors: Selectors::new(&record.local_ts, &record.remote_ts),
             limits: Limits::new(&suite, install.rekey_octets),
             heard: false,
             reported: Age::Fresh,
-            octets_in: 0,
-            octets_out: 0,
+            // What its owner before us has counted, when that is known: limits of volume are of the SA, not of a node.
+            octets_in: install.stats.octets_in.load(Relaxed),
+            octets_out: install.stats.octets_out.load(Relaxed),
             inner_mtu: 0,
             stats: install.stats.clone(),
             order,
@@ -120,6 +158,23 @@ impl Child {
         self.window.export()
     }
 
+    /// What a planned move takes along.
+    pub fn carry(&self, now: Millis) -> Carried {
+        let stats = &self.stats;
+        let heard_ms = stats.heard_ms.load(Relaxed);
+        Carried {
+            spi_in: self.spi_in,
+            window: self.window.export(),
+            confirmed: self.heard,
+            peer: self.path.peer,
+            packets_in: stats.packets_in.load(Relaxed),
+            octets_in: self.octets_in,
+            packets_out: stats.packets_out.load(Relaxed),
+            octets_out: self.octets_out,
+            heard_ago_ms: (heard_ms != 0).then(|| now.since(Millis(heard_ms))),
+        }
+    }
+
     /// The next number that would be sent, and how many may follow before a grant.
     pub fn numbers(&self) -> (EspSeq, u64) {
         (self.numbers.next(), self.numbers.left())
@@ -128,6 +183,13 @@ impl Child {
     /// The longest inner packet that fits the path.
     pub fn inner_mtu(&self) -> usize {
         self.inner_mtu
+    }
+
+    /// Takes over what was claimed for the epoch that is served.
+    pub(super) fn take_claim(&mut self) {
+        if let (Some(claim), Some(claimed)) = (&mut self.claim, self.installed.child.claimed) {
+            claim.raise(claimed);
+        }
     }
 
     pub(super) fn esn(&self) -> bool {

@@ -31,6 +31,8 @@ pub enum DropReason {
     NoPolicy,
     /// Its SA has no committed number left and the queue is full.
     Block,
+    /// Beyond what this epoch has claimed of the peer's numbers; with `replay = "strict"` only.
+    Claim,
     /// Longer than the path takes, and not to be fragmented; the sender was told.
     TooBig,
     /// A NAT keepalive: nothing is wrong.
@@ -43,7 +45,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [DropReason; 17] = [
+    pub const ALL: [DropReason; 18] = [
         DropReason::UnknownSpi,
         DropReason::NotOwner,
         DropReason::Replay,
@@ -57,6 +59,7 @@ impl DropReason {
         DropReason::Dummy,
         DropReason::NoPolicy,
         DropReason::Block,
+        DropReason::Claim,
         DropReason::TooBig,
         DropReason::Keepalive,
         DropReason::IkeOverload,
@@ -79,6 +82,7 @@ impl DropReason {
             DropReason::Dummy => "dummy",
             DropReason::NoPolicy => "no_policy",
             DropReason::Block => "block",
+            DropReason::Claim => "claim",
             DropReason::TooBig => "too_big",
             DropReason::Keepalive => "keepalive",
             DropReason::IkeOverload => "ike_overload",

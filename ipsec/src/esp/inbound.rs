@@ -18,7 +18,7 @@ use super::table::{Event, Table, raise};
 use super::tunnel;
 use super::{DropReason, Flow};
 use crate::spec::{ESP_HEADER_LEN, ESP_TRAILER_LEN};
-use crate::types::Millis;
+use crate::types::{EspSeq, Millis};
 use crate::wire;
 
 /// One packet of a batch: where it lies in the arena, from the SPI on.
@@ -92,7 +92,10 @@ impl Table {
             return Err(DropReason::UnknownSpi);
         };
         let seq = child.window.infer(header.seq_low());
-        child.window.check(seq).map_err(|_| DropReason::Replay)?;
+        if child.window.check(seq).is_err() {
+            stranded(child, seq, packet, &mut self.events);
+            return Err(DropReason::Replay);
+        }
         if child.reported == Age::Hard {
             return Err(DropReason::Expired);
         }
@@ -108,6 +111,7 @@ impl Table {
         let plain = child.open.open(high, packet, ESP_HEADER_LEN).map_err(|_| DropReason::Integrity)?;
 
         // From here on the packet is the peer's.
+        claimed(child, seq, now, &mut self.events)?;
         let advances = child.window.update(seq);
         child.octets_in += len as u64;
         heard(child, now, &mut self.events, advances.then_some((origin, arrival.peer)));
@@ -121,6 +125,31 @@ impl Table {
         let start = ESP_HEADER_LEN + protection.iv_len();
         Ok(start..start + inner.len())
     }
+}
+
+/// After a takeover with `replay = "strict"`, of a packet that is taken for a replay: tells if its sender is the peer. Who
+/// repeats old packets brings about that one event too, and nothing more.
+//= CL-14
+fn stranded(child: &mut Child, seq: EspSeq, packet: &mut [u8], events: &mut Vec<Event>) {
+    let edge = child.window.edge();
+    let Some(claim) = child.claim.as_mut().filter(|claim| claim.strands(seq, edge)) else { return };
+    let high = child.installed.child.suite.esn.then_some((seq.0 >> 32) as u32);
+    let (ike, spi_in) = (child.ike, child.spi_in);
+    if child.open.open(high, packet, ESP_HEADER_LEN).is_ok()
+        && raise(events, Event::Stranded { ike, child: spi_in })
+    {
+        claim.note_stranded();
+    }
+}
+
+/// With `replay = "strict"`: whether this epoch has claimed the number. Asks for more in time.
+//= CL-14
+fn claimed(child: &mut Child, seq: EspSeq, now: Millis, events: &mut Vec<Event>) -> Result<(), DropReason> {
+    let Some(claim) = &mut child.claim else { return Ok(()) };
+    if let Some(upto) = claim.ask(seq, now) {
+        raise(events, Event::NeedClaim { ike: child.ike, child: child.spi_in, upto });
+    }
+    if claim.covers(seq) { Ok(()) } else { Err(DropReason::Claim) }
 }
 
 /// Counts a good packet; notes that the peer uses this child, and from where (`moves`: only a packet that advances the
@@ -152,7 +181,7 @@ fn audit(reason: DropReason, packet: &[u8], peer: SocketAddr) -> Option<Event> {
     let (child, number) = (header.spi(), header.seq_low());
     match reason {
         DropReason::UnknownSpi => Some(Event::UnknownSpi { child, peer }),
-        DropReason::Dummy | DropReason::NotOwner | DropReason::Ecn => None,
+        DropReason::Dummy | DropReason::NotOwner | DropReason::Ecn | DropReason::Claim => None,
         _ => Some(Event::Audit { reason, child, number, peer }),
     }
 }

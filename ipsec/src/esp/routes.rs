@@ -1,4 +1,4 @@
-//! Which child SAs may carry packets for an inner destination: longest prefix first.
+//! Which SAs may carry packets for an inner destination: longest prefix first.
 //!
 //! A map per prefix length that occurs, tried from the longest to the shortest. Leased addresses are all /32 or /128,
 //! so remote access needs one probe; site-to-site networks add a few. Ranges that are no prefix are split into some.
@@ -8,43 +8,48 @@ use std::net::IpAddr;
 
 use super::hash::NumberHasher;
 use super::selectors::number;
-use super::table::ChildIndex;
 use crate::policy::Selector;
 
-type Level = HashMap<u128, Vec<ChildIndex>, NumberHasher>;
+type Level<T> = HashMap<u128, Vec<T>, NumberHasher>;
 
-/// Prefixes of one family, each with its children, newest last.
-#[derive(Clone, Debug, Default)]
-struct Family {
-    /// (prefix length, prefix -> children), longest first; no level is empty.
-    levels: Vec<(u32, Level)>,
+/// Prefixes of one family, each with its SAs, newest last.
+#[derive(Clone, Debug)]
+struct Family<T> {
+    /// (prefix length, prefix -> SAs), longest first; no level is empty.
+    levels: Vec<(u32, Level<T>)>,
 }
 
-/// The remote selectors of all children.
-#[derive(Clone, Debug, Default)]
-pub struct Routes {
-    ipv4: Family,
-    ipv6: Family,
+/// The remote selectors of many SAs, which `T` names: the place of a child in a table, the SPI of an IKE SA.
+#[derive(Clone, Debug)]
+pub struct Routes<T> {
+    ipv4: Family<T>,
+    ipv6: Family<T>,
 }
 
-impl Routes {
-    pub fn insert(&mut self, selector: &Selector, child: ChildIndex) {
+impl<T> Default for Routes<T> {
+    fn default() -> Self {
+        Routes { ipv4: Family { levels: Vec::new() }, ipv6: Family { levels: Vec::new() } }
+    }
+}
+
+impl<T: Copy + PartialEq> Routes<T> {
+    pub fn insert(&mut self, selector: &Selector, sa: T) {
         let (family, width) = self.family(selector.start);
         for (prefix, length) in prefixes(number(selector.start), number(selector.end), width) {
-            let children = family.level(length).entry(prefix).or_default();
-            if !children.contains(&child) {
-                children.push(child);
+            let sas = family.level(length).entry(prefix).or_default();
+            if !sas.contains(&sa) {
+                sas.push(sa);
             }
         }
     }
 
-    pub fn remove(&mut self, selector: &Selector, child: ChildIndex) {
+    pub fn remove(&mut self, selector: &Selector, sa: T) {
         let (family, width) = self.family(selector.start);
         for (prefix, length) in prefixes(number(selector.start), number(selector.end), width) {
             let level = family.level(length);
-            if let Some(children) = level.get_mut(&prefix) {
-                children.retain(|other| *other != child);
-                if children.is_empty() {
+            if let Some(sas) = level.get_mut(&prefix) {
+                sas.retain(|other| *other != sa);
+                if sas.is_empty() {
                     level.remove(&prefix);
                 }
             }
@@ -53,7 +58,7 @@ impl Routes {
     }
 
     /// The candidates for `destination`: each list newest last, the longest prefix first.
-    pub fn candidates(&self, destination: IpAddr) -> impl Iterator<Item = &[ChildIndex]> + '_ {
+    pub fn candidates(&self, destination: IpAddr) -> impl Iterator<Item = &[T]> + '_ {
         let (family, width) = match destination {
             IpAddr::V4(_) => (&self.ipv4, 32),
             IpAddr::V6(_) => (&self.ipv6, 128),
@@ -65,12 +70,11 @@ impl Routes {
             .filter_map(move |(length, level)| level.get(&cut(address, *length, width)).map(Vec::as_slice))
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.ipv4.levels.is_empty() && self.ipv6.levels.is_empty()
     }
 
-    fn family(&mut self, address: IpAddr) -> (&mut Family, u32) {
+    fn family(&mut self, address: IpAddr) -> (&mut Family<T>, u32) {
         match address {
             IpAddr::V4(_) => (&mut self.ipv4, 32),
             IpAddr::V6(_) => (&mut self.ipv6, 128),
@@ -78,8 +82,8 @@ impl Routes {
     }
 }
 
-impl Family {
-    fn level(&mut self, length: u32) -> &mut Level {
+impl<T> Family<T> {
+    fn level(&mut self, length: u32) -> &mut Level<T> {
         let at = match self.levels.binary_search_by(|(other, _)| length.cmp(other)) {
             Ok(at) => at,
             Err(at) => {
@@ -120,6 +124,7 @@ fn last_of(first: u128, host: u32) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::esp::table::ChildIndex;
     use crate::policy::Network;
     use proptest::prelude::*;
 
@@ -132,7 +137,7 @@ mod tests {
         Selector::network(Network { address: ip(address), prefix: prefix.parse().unwrap() })
     }
 
-    fn found(routes: &Routes, destination: &str) -> Vec<u32> {
+    fn found(routes: &Routes<ChildIndex>, destination: &str) -> Vec<u32> {
         routes.candidates(ip(destination)).flatten().map(|child| child.0).collect()
     }
 

@@ -20,7 +20,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use crypto::cipher::SealKey;
 use crypto::rng::Rng;
 
-use super::child::{Child, ChildStats, Kept};
+use super::child::{Carried, Child, ChildStats, Kept};
+use super::claim::Claim;
 use super::hash::NumberHasher;
 use super::lifetime::{Age, Limits};
 use super::replay::WindowState;
@@ -90,6 +91,11 @@ pub enum Refused {
 pub enum Event {
     /// Half of the block is used: `count` further numbers are wanted.
     NeedBlock { ike: Spi, child: ChildSpi, count: u64 },
+    /// Half of what was claimed has come in: numbers of the peer up to `upto` should be (CL-14).
+    NeedClaim { ike: Spi, child: ChildSpi, upto: EspSeq },
+    /// The peer of a child with `replay = "strict"` still sends numbers that an owner before us may have accepted. All of
+    /// them are lost until it has passed those, or the child is rekeyed. Told once in an epoch.
+    Stranded { ike: Spi, child: ChildSpi },
     /// The first good packet came in on this child.
     FirstInbound { ike: Spi, child: ChildSpi },
     /// A good packet with a new highest number came from a new address; we answer there from now on (CL-33).
@@ -113,7 +119,7 @@ pub struct Table {
     pub(super) by_spi: HashMap<u32, ChildIndex, NumberHasher>,
     pub(super) children: Vec<Option<Box<Child>>>,
     free: Vec<ChildIndex>,
-    routes: Routes,
+    routes: Routes<ChildIndex>,
     removed: HashMap<u8, VecDeque<ChildSpi>>,
     /// What was received on children of segments that were given up. With it a restarted actor goes on exactly.
     kept: HashMap<ChildSpi, Kept>,
@@ -159,6 +165,7 @@ impl Table {
         self.removed.remove(&segment.0);
         for child in self.children.iter_mut().flatten().filter(|child| child.spi_in.segment() == segment) {
             child.numbers.revoke();
+            child.claim = child.claim.take().map(|_| Claim::new());
             child.seal = None;
         }
         Ok(())
@@ -181,6 +188,16 @@ impl Table {
                 self.kept.insert(spi, Kept::of(*child));
             }
         }
+    }
+
+    /// Gives the segment up to another node: nothing is sent or received for it from now on, and what that node needs to
+    /// go on exactly is returned. This epoch is over here, whatever becomes of the move.
+    //= CL-13
+    pub fn close(&mut self, segment: Segment, now: Millis) -> Vec<Carried> {
+        let own = self.children.iter().flatten().filter(|child| child.spi_in.segment() == segment);
+        let carried = own.map(|child| child.carry(now)).collect();
+        self.unserve(segment);
+        carried
     }
 
     /// The highest epoch under which the segment was ever served here.
@@ -214,7 +231,13 @@ impl Table {
             self.add(install)?;
         }
         // A block of another epoch is no error here: the record may be ahead of or behind the assignment.
-        if block.epoch == served { self.grant(spi_in, block, rng) } else { Ok(()) }
+        if block.epoch != served {
+            return Ok(());
+        }
+        if let Some(child) = self.child_mut(spi_in) {
+            child.take_claim();
+        }
+        self.grant(spi_in, block, rng)
     }
 
     /// Further numbers for a child, or the first ones of a new epoch. A grant that came before changes nothing.
@@ -386,6 +409,10 @@ impl Table {
         child.limits = Limits::new(&install.child.suite, install.rekey_octets);
         // An address learned from a packet outlives a record that does not know of it yet.
         let path = if install.path == child.installed.path { child.path } else { install.path };
+        // Somebody else may have served the child between our epochs.
+        if let (Some(_), Replay::After(edge)) = (&child.claim, &install.replay) {
+            child.window.raise(*edge);
+        }
         let stats = child.stats.clone();
         child.installed = Install { stats, ..install };
         child.set_path(path);

@@ -17,7 +17,9 @@ use crypto::kex::{Group, PrivateKey};
 
 use crate::limits;
 use crate::policy::{Connection, EspProposal, Selector};
-use crate::record::{Block, ChildPhase, ChildRecord, EspSuite, IkeRecord, Phase, Purpose, Side, Step};
+use crate::record::{
+    Block, ChildPhase, ChildRecord, Claimed, EspSuite, IkeRecord, Phase, Purpose, Side, Step,
+};
 use crate::types::{ChildSpi, EspSeq};
 use crate::wire::{GroupId, Ke, Nonce, Notify, NotifyType, Payload, Payloads, Proposal, ProtocolId, Sa, Ts};
 
@@ -163,6 +165,7 @@ impl Endpoint {
         let spi_out = agreed.answer.child_spi().ok_or(Notify::bare(NotifyType::INVALID_SYNTAX))?;
         let spi_in = self.fresh_child_spi(record, ctx).ok_or(Notify::bare(NotifyType::NO_ADDITIONAL_SAS))?;
         let shared = exchange.as_ref().map(|(_, shared)| shared);
+        let claimed = claimed(Some(connection), &agreed.name);
         let child = ChildRecord {
             name: agreed.name,
             spi_in,
@@ -184,6 +187,7 @@ impl Endpoint {
             replaces: request.replaces.map(|old| old.spi_in),
             block: Block::NONE,
             granted: EspSeq(0),
+            claimed,
         };
         // No notify of an offer comes back: not compression, not transport mode.
         //= IK-92
@@ -251,6 +255,12 @@ fn agree_rekey(
         return Err(Notify::bare(NotifyType::TS_UNACCEPTABLE));
     }
     Ok(Agreed { name: old.name.clone(), suite, answer, local_ts, remote_ts })
+}
+
+/// What a new child called `name` may accept, by the policy of today.
+pub(super) fn claimed(connection: Option<&Connection>, name: &str) -> Option<Claimed> {
+    let policy = connection?.children.iter().find(|policy| policy.name == name)?;
+    policy.strict_replay.then_some(Claimed::FIRST)
 }
 
 /// The leased addresses, or without a pool the peer itself.

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::datagram::Datagram;
+use crate::limits;
 use crate::record::{IkeRecord, Outstanding, Path, Phase, Purpose, Side, Step, Why};
 use crate::wire::{ExchangeType, Header, Message, Notify, NotifyType, OpenError, ParseError, Payloads};
 
@@ -44,10 +45,6 @@ impl Answer {
 
     pub fn refuse_with(kind: NotifyType) -> Answer {
         Answer::refuse(Notify::bare(kind))
-    }
-
-    fn ends(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Remove { .. }))
     }
 }
 
@@ -104,7 +101,9 @@ impl Endpoint {
             return Err(DropReason::Unsolicited);
         }
         //= IK-15
-        let ended = self.farewells.iter().find(|it| it.spi == spi && it.message_id == header.message_id);
+        let ended = ctx.view.farewell(spi).filter(|farewell| {
+            farewell.message_id == header.message_id && ctx.utc.since(farewell.at) < limits::FAREWELL_MS
+        });
         if let Some(farewell) = ended {
             return Ok(Verdict::Send {
                 datagrams: vec![datagram.reply(farewell.octets.clone())],
@@ -155,7 +154,6 @@ impl Endpoint {
             }
             Err(_) => misbehaved(record),
         };
-        let ends = answer.ends();
         let reply = Message { header: header.reply(), payloads: answer.payloads, encrypted: None };
         let sa = self.sas.get_mut(&record.spi).ok_or(DropReason::Busy)?;
         let octets = reply.seal(&mut sa.seal).map_err(|_| DropReason::Internal)?;
@@ -168,9 +166,6 @@ impl Endpoint {
         }
         steps.extend(answer.steps);
         events.extend(answer.events);
-        if ends {
-            self.farewell(record.spi, header.message_id, octets.clone(), ctx);
-        }
         Ok(self.commit(record, steps, vec![datagram.reply(octets)], events, ctx))
     }
 

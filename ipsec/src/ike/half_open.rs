@@ -41,6 +41,8 @@ pub(super) struct HalfOpenTable {
     by_spi: HashMap<Spi, (HalfOpen, InitKey)>,
     by_init: HashMap<InitKey, Spi>,
     by_age: BTreeMap<(Millis, Spi), ()>,
+    /// Not told to the standby yet.
+    fresh: Vec<Spi>,
 }
 
 impl HalfOpenTable {
@@ -51,6 +53,28 @@ impl HalfOpenTable {
     /// True from where on a cookie is asked for.
     pub fn under_load(&self) -> bool {
         self.len() >= limits::HALF_OPEN_BEFORE_COOKIE
+    }
+
+    /// One that a peer has just made. Under load the standby is spared: it could not keep up with strangers either.
+    pub fn make(&mut self, key: InitKey, half_open: HalfOpen) {
+        if !self.under_load() {
+            self.fresh.push(half_open.spi);
+        }
+        self.insert(key, half_open);
+    }
+
+    /// Those made since the last call that are still there.
+    pub fn take_fresh(&mut self) -> Vec<Spi> {
+        let fresh = std::mem::take(&mut self.fresh);
+        fresh.into_iter().filter(|&spi| self.contains(spi)).collect()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &HalfOpen> {
+        self.by_spi.values().map(|(half_open, _)| half_open)
+    }
+
+    pub fn get(&self, spi: Spi) -> Option<&HalfOpen> {
+        self.by_spi.get(&spi).map(|(half_open, _)| half_open)
     }
 
     pub fn insert(&mut self, key: InitKey, half_open: HalfOpen) {

@@ -126,7 +126,7 @@ impl Endpoint {
             }
         }
         let reply = reply.emit();
-        self.half_open.insert(
+        self.half_open.make(
             key,
             HalfOpen {
                 spi,

@@ -22,6 +22,7 @@ mod due;
 mod event;
 mod exchange;
 mod half_open;
+mod handover;
 mod inform;
 mod init;
 pub(crate) mod nat;
@@ -33,8 +34,8 @@ mod timer;
 
 pub use event::{ChildName, DropReason, Event, ExchangeResult, IkeName};
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crypto::rng::Rng;
@@ -42,8 +43,8 @@ use crypto::rng::Rng;
 use crate::datagram::Datagram;
 use crate::limits;
 use crate::policy::{Gateway, Identity, Pool};
-use crate::record::{Change, Guard, IkeRecord, Path, Sealed, Step, Why};
-use crate::types::{ChildSpi, MessageId, Millis, Segment, Spi};
+use crate::record::{Change, Farewell, Guard, IkeRecord, Path, Sealed, Step, Why};
+use crate::types::{ChildSpi, Millis, Segment, Spi};
 use crate::wire;
 use crate::wire::ExchangeType;
 
@@ -51,17 +52,19 @@ use cookie::CookieSecrets;
 use half_open::HalfOpenTable;
 use sa::Sa;
 
-/// The segment that a datagram belongs to, by what anybody can see of it: the top byte of our own SPI, or for the
+/// The segment that an IKE message from `peer` belongs to, by what anybody can see of it: the top byte of our own SPI, or for the
 /// first message of a stranger a hash of where it came from (DESIGN 7). `None`: not an IKE header.
-pub fn segment_of(datagram: &Datagram) -> Option<Segment> {
-    let header = wire::Header::peek(&datagram.octets)?;
+pub fn segment_of(peer: SocketAddr, message: &[u8]) -> Option<Segment> {
+    let header = wire::Header::peek(message)?;
     let ours = header.receiver_spi();
-    Some(if ours.is_zero() { Segment::of_initiator(datagram.peer, header.spi_i) } else { ours.segment() })
+    Some(if ours.is_zero() { Segment::of_initiator(peer, header.spi_i) } else { ours.segment() })
 }
 
 /// What the engine reads of the replicated state, and what the packet side knows. Reading changes nothing.
 pub trait View {
     fn record(&self, spi: Spi) -> Option<Arc<IkeRecord>>;
+    /// What stays of an IKE SA that the peer has ended.
+    fn farewell(&self, spi: Spi) -> Option<Arc<Farewell>>;
     /// All IKE SAs of the engine's segment.
     fn records(&self) -> Vec<Arc<IkeRecord>>;
     /// The IKE SAs of this peer identity and connection, in all segments.
@@ -122,30 +125,16 @@ pub struct Endpoint {
     guard: Guard,
     half_open: HalfOpenTable,
     sas: BTreeMap<Spi, Sa>,
-    farewells: VecDeque<Farewell>,
     /// (second, replies in it): unprotected notifies are rationed.
     strays: (u64, u32),
-}
-
-/// The reply to the last request on an IKE SA that has ended, for its retransmissions (IK-15).
-struct Farewell {
-    spi: Spi,
-    message_id: MessageId,
-    octets: Vec<u8>,
-    until: Millis,
 }
 
 impl Endpoint {
     /// The engine of `guard.segment` for this epoch. Takes up the IKE SAs of the segment; their idle times start
     /// now (CL-30).
     pub fn new(guard: Guard, ctx: &mut Context<'_>) -> Endpoint {
-        let mut endpoint = Endpoint {
-            guard,
-            half_open: HalfOpenTable::default(),
-            sas: BTreeMap::new(),
-            farewells: VecDeque::new(),
-            strays: (0, 0),
-        };
+        let mut endpoint =
+            Endpoint { guard, half_open: HalfOpenTable::default(), sas: BTreeMap::new(), strays: (0, 0) };
         for record in ctx.view.records() {
             endpoint.take_up(&record, ctx);
         }
@@ -205,9 +194,6 @@ impl Endpoint {
     /// Something is due. Call until it returns nothing.
     pub fn timeout(&mut self, ctx: &mut Context<'_>) -> Option<Verdict> {
         self.half_open.expire(ctx.now);
-        while self.farewells.front().is_some_and(|farewell| farewell.until <= ctx.now) {
-            self.farewells.pop_front();
-        }
         let due: Vec<Spi> = self
             .sas
             .iter()
@@ -220,7 +206,7 @@ impl Endpoint {
     /// When `timeout` wants to be called next.
     pub fn next_timeout(&self) -> Option<Millis> {
         let sas = self.sas.values().filter(|sa| !sa.busy).map(Sa::next_timeout);
-        sas.chain(self.half_open.next_expiry()).chain(self.farewells.front().map(|it| it.until)).min()
+        sas.chain(self.half_open.next_expiry()).min()
     }
 
     /// An order. It is remembered where the SA is busy or has an unanswered request of ours, and carried out as
@@ -300,19 +286,6 @@ impl Endpoint {
         let change =
             Change { guard: self.guard, spi: record.spi, revision: record.revision, at: ctx.utc, steps };
         Verdict::Commit(Decision { change, replies: Sealed::new(replies), events })
-    }
-
-    /// Keeps the reply to the message that ends an SA, so that its retransmissions still get the same octets.
-    fn farewell(&mut self, spi: Spi, message_id: MessageId, octets: Vec<u8>, ctx: &Context<'_>) {
-        if self.farewells.len() >= limits::FAREWELLS {
-            self.farewells.pop_front();
-        }
-        self.farewells.push_back(Farewell {
-            spi,
-            message_id,
-            octets,
-            until: ctx.now.after(limits::FAREWELL_MS),
-        });
     }
 
     /// True when one more unprotected notify may be sent in this second.

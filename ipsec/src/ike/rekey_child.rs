@@ -14,7 +14,7 @@ use crate::record::{Block, ChildPhase, ChildRecord, ChildRekey, IkeRecord, Purpo
 use crate::types::{ChildSpi, EspSeq};
 use crate::wire::{ExchangeType, Ke, Nonce, Notify, NotifyType, Payload, Payloads, Proposal, Sa, Ts};
 
-use super::create_child::Made;
+use super::create_child::{Made, claimed};
 use super::exchange::{Answer, Ask, Conclusion, ours_survives};
 use super::inform::{being_deleted, delete_children};
 use super::keys::{self, Nonces};
@@ -240,6 +240,7 @@ fn made_of_answer(
         replaces: old.map(|old| old.spi_in),
         block: Block::NONE,
         granted: EspSeq(0),
+        claimed: claimed(ctx.gateway.connection(&record.connection), &model.name),
     };
     Some((child, nonces.lower().to_vec()))
 }

@@ -13,7 +13,10 @@ use std::sync::Arc;
 use crate::limits;
 use crate::types::{ChildSpi, Epoch, EspSeq, Incarnation, MessageId, Millis, Revision, Segment, Spi};
 
-use super::{Block, ChildPhase, ChildRecord, IkeRecord, Outstanding, Path, Phase, Purpose, Reply, Why};
+use super::{
+    Block, ChildPhase, ChildRecord, Claimed, Farewell, IkeRecord, Outstanding, Path, Phase, Purpose, Reply,
+    Why,
+};
 
 /// In whose name a command acts. Checked when it is applied, not only when it is proposed (I6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +134,17 @@ impl Change {
             record.assert_sound();
         }
         Ok(writes)
+    }
+
+    /// The last words of the IKE SA, when this change answers the request that ends it.
+    pub fn farewell(&self) -> Option<Farewell> {
+        let ends = self.steps.iter().any(|step| matches!(step, Step::Remove { .. }));
+        self.steps.iter().filter(|_| ends).find_map(|step| match step {
+            Step::Answered { message_id, octets } => {
+                Some(Farewell { spi: self.spi, message_id: *message_id, octets: octets.clone(), at: self.at })
+            }
+            _ => None,
+        })
     }
 }
 
@@ -302,6 +316,7 @@ impl IkeRecord {
         let mut child = child.clone();
         child.granted = EspSeq(0);
         child.block = Block::NONE;
+        child.claimed = child.claimed.map(|_| Claimed::FIRST);
         child.grant(epoch, limits::FIRST_BLOCK).ok_or(Refusal::Exhausted)?;
         self.children.push(child);
         Ok(())
@@ -355,31 +370,9 @@ impl IkeRecord {
                 "children live in the segment of their IKE SA"
             );
             assert!(child.block.last <= child.granted, "a block lies in what was granted");
+            let claimed = child.claimed.unwrap_or(Claimed::FIRST);
+            assert!(claimed.floor <= claimed.ceiling, "a claim does not end below its beginning");
         }
-    }
-}
-
-impl ChildRecord {
-    /// The last number that may ever be sent: without ESN the counter must not cycle (RFC 4303, 3.3.3).
-    pub fn last_number(&self) -> EspSeq {
-        if self.suite.esn { EspSeq(u64::MAX - 1) } else { EspSeq(u64::from(u32::MAX)) }
-    }
-
-    /// Grants the next `count` numbers to `epoch` and returns the block that this epoch may now use: a longer one
-    /// of the same epoch, or the first of a new epoch. Granted numbers are never granted again, whether used or
-    /// not. `None` when there are none left.
-    //= ES-9
-    pub fn grant(&mut self, epoch: Epoch, count: u64) -> Option<Block> {
-        let first = EspSeq(self.granted.0 + 1);
-        let last = EspSeq(self.granted.0.saturating_add(count).min(self.last_number().0));
-        if count == 0 || first > last {
-            return None;
-        }
-        assert!(epoch >= self.block.epoch, "blocks are granted to epochs in their order");
-        let goes_on = self.block != Block::NONE && self.block.epoch == epoch;
-        self.block = Block { epoch, first: if goes_on { self.block.first } else { first }, last };
-        self.granted = last;
-        Some(self.block)
     }
 }
 
@@ -515,25 +508,6 @@ mod tests {
                 assert!(old.children.is_empty() && old.inner_addresses.is_empty());
             }
         }
-    }
-
-    //= test ES-9
-    #[test]
-    fn granted_numbers_are_never_granted_again() {
-        let mut child = samples::child(1);
-        child.granted = EspSeq(0);
-        child.block = Block::NONE;
-        let block = |epoch, first, last| {
-            Some(Block { epoch: Epoch(epoch), first: EspSeq(first), last: EspSeq(last) })
-        };
-        assert_eq!(child.grant(Epoch(3), 10), block(3, 1, 10));
-        assert_eq!(child.grant(Epoch(3), 5), block(3, 1, 15), "of one epoch: a longer block");
-        assert_eq!(child.grant(Epoch(4), 5), block(4, 16, 20), "of a new epoch: a fresh one");
-        assert_eq!(child.grant(Epoch(4), 0), None);
-        child.suite.esn = false;
-        child.granted = EspSeq(u64::from(u32::MAX) - 2);
-        assert_eq!(child.grant(Epoch(5), 100), block(5, u64::from(u32::MAX) - 1, u64::from(u32::MAX)));
-        assert_eq!(child.grant(Epoch(5), 1), None, "without ESN the counter does not cycle");
     }
 
     #[test]

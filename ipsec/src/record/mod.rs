@@ -11,7 +11,8 @@
 //! The protobuf form of all this is in `codec`.
 
 mod change;
-mod codec;
+pub(crate) mod codec;
+mod numbers;
 #[cfg(test)]
 pub(crate) mod samples;
 mod sealed;
@@ -27,8 +28,19 @@ use crypto::cipher::Protection;
 use crypto::kex::Group;
 use crypto::prf::Prf;
 
+use crate::limits;
 use crate::policy::{Identity, Selector};
 use crate::types::{ChildSpi, Epoch, EspSeq, MessageId, Millis, Revision, Segment, Spi};
+
+/// What stays of an IKE SA that the peer has ended: the reply to its last request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    pub spi: Spi,
+    pub message_id: MessageId,
+    pub octets: Vec<u8>,
+    /// UTC, chosen by the proposer.
+    pub at: Millis,
+}
 
 /// An IKE SA. Keyed by our own SPI, whose top byte is its segment.
 #[derive(Clone, Debug, PartialEq)]
@@ -223,6 +235,17 @@ pub struct ChildRecord {
     pub block: Block,
     /// Every number up to this one was granted at some time and is never granted again.
     pub granted: EspSeq,
+    /// `None`: `replay = "bounded"`.
+    pub claimed: Option<Claimed>,
+}
+
+/// Which numbers of the peer the owner of a child with `replay = "strict"` may accept: `floor + 1 ..= ceiling`. A new
+/// epoch begins above all that an older one could have accepted, so that nothing is taken in twice (CL-14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Every number up to this one counts as received.
+    pub floor: EspSeq,
+    pub ceiling: EspSeq,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -262,6 +285,10 @@ pub struct Block {
 
 impl Block {
     pub const NONE: Block = Block { epoch: Epoch(0), first: EspSeq(1), last: EspSeq(0) };
+}
+
+impl Claimed {
+    pub const FIRST: Claimed = Claimed { floor: EspSeq(0), ceiling: EspSeq(limits::FIRST_CLAIM) };
 }
 
 impl IkeRecord {

@@ -63,6 +63,7 @@ pub fn child(segment: u8) -> ChildRecord {
         replaces: None,
         block: Block { epoch: Epoch(2), first: EspSeq(10_001), last: EspSeq(20_000) },
         granted: EspSeq(20_000),
+        claimed: None,
     }
 }
 

@@ -10,10 +10,9 @@ use super::error::ParseError;
 use super::reader::Reader;
 use super::registry::{ExchangeType, PayloadType};
 use crate::limits::IKE_MESSAGE_LEN_MAX;
-use crate::spec::{IKE_HEADER_LEN, IKE_MAJOR, IKE_VERSION};
+use crate::spec::{IKE_FLAG_INITIATOR, IKE_HEADER_LEN, IKE_MAJOR, IKE_VERSION};
 use crate::types::{MessageId, Spi};
 
-const FLAG_INITIATOR: u8 = 0x08;
 const FLAG_RESPONSE: u8 = 0x20;
 const AT_LENGTH: usize = 24;
 
@@ -77,8 +76,8 @@ impl Header {
     /// Appends the header; `finish` writes the length once the rest is known.
     //= IK-4
     pub fn emit(&self, first: PayloadType, out: &mut Vec<u8>) {
-        let flags =
-            if self.initiator { FLAG_INITIATOR } else { 0 } | if self.response { FLAG_RESPONSE } else { 0 };
+        let flags = if self.initiator { IKE_FLAG_INITIATOR } else { 0 }
+            | if self.response { FLAG_RESPONSE } else { 0 };
         out.extend(self.spi_i.0.to_be_bytes());
         out.extend(self.spi_r.0.to_be_bytes());
         out.extend([first.0, IKE_VERSION, self.exchange.0, flags]);
@@ -97,7 +96,7 @@ impl Header {
             spi_i,
             spi_r,
             exchange: ExchangeType(exchange),
-            initiator: flags & FLAG_INITIATOR != 0,
+            initiator: flags & IKE_FLAG_INITIATOR != 0,
             response: flags & FLAG_RESPONSE != 0,
             message_id,
         };

@@ -14,13 +14,13 @@ use ipsec::datagram::Datagram;
 use ipsec::ike::cookie::CookieSecrets;
 use ipsec::ike::{Context, Endpoint, Event, Order, Verdict, View};
 use ipsec::policy::*;
-use ipsec::record::{Guard, IkeRecord};
+use ipsec::record::{Farewell, Guard, IkeRecord};
 use ipsec::types::{ChildSpi, Epoch, Incarnation, Millis, Segment, Spi};
 
 pub const PSK: &[u8] = b"a secret that both sides know";
 
 #[derive(Default)]
-pub struct Records(RefCell<BTreeMap<Spi, Arc<IkeRecord>>>);
+pub struct Records(RefCell<BTreeMap<Spi, Arc<IkeRecord>>>, RefCell<BTreeMap<Spi, Arc<Farewell>>>);
 
 impl Records {
     pub fn all(&self) -> Vec<Arc<IkeRecord>> {
@@ -31,6 +31,10 @@ impl Records {
 impl View for Records {
     fn record(&self, spi: Spi) -> Option<Arc<IkeRecord>> {
         self.0.borrow().get(&spi).cloned()
+    }
+
+    fn farewell(&self, spi: Spi) -> Option<Arc<Farewell>> {
+        self.1.borrow().get(&spi).cloned()
     }
 
     fn records(&self) -> Vec<Arc<IkeRecord>> {
@@ -126,6 +130,8 @@ impl Gateway {
             Verdict::Commit(decision) => {
                 let writes =
                     decision.change.apply(&|spi| self.records.record(spi)).expect("a change that fits");
+                let farewell = decision.change.farewell();
+                self.records.1.borrow_mut().extend(farewell.map(|it| (it.spi, Arc::new(it))));
                 let touched: Vec<Spi> = writes.keys().copied().collect();
                 for (spi, record) in writes {
                     let mut records = self.records.0.borrow_mut();

@@ -18,7 +18,7 @@ use ipsec::datagram::Datagram;
 use ipsec::ike::cookie::CookieSecrets;
 use ipsec::ike::{Context, Decision, DropReason, Endpoint, Event, Order, Verdict, View};
 use ipsec::policy::*;
-use ipsec::record::{Change, Guard, IkeRecord, Phase, Refusal};
+use ipsec::record::{Change, Farewell, Guard, IkeRecord, Phase, Refusal};
 use ipsec::types::*;
 use ipsec::wire::Header;
 
@@ -29,6 +29,7 @@ pub struct Lab {
     pub gateway: Gateway,
     pub endpoint: Option<Endpoint>,
     pub records: BTreeMap<Spi, Arc<IkeRecord>>,
+    pub farewells: BTreeMap<Spi, Arc<Farewell>>,
     pub guard: Guard,
     pub now: u64,
     pub rng: SeededRng,
@@ -44,12 +45,16 @@ pub struct Lab {
 
 struct Shelf<'a> {
     records: &'a BTreeMap<Spi, Arc<IkeRecord>>,
+    farewells: &'a BTreeMap<Spi, Arc<Farewell>>,
     last_inbound: &'a HashMap<ChildSpi, Millis>,
 }
 
 impl View for Shelf<'_> {
     fn record(&self, spi: Spi) -> Option<Arc<IkeRecord>> {
         self.records.get(&spi).cloned()
+    }
+    fn farewell(&self, spi: Spi) -> Option<Arc<Farewell>> {
+        self.farewells.get(&spi).cloned()
     }
     fn records(&self) -> Vec<Arc<IkeRecord>> {
         self.records.values().cloned().collect()
@@ -169,6 +174,7 @@ impl Lab {
             gateway,
             endpoint: None,
             records: BTreeMap::new(),
+            farewells: BTreeMap::new(),
             guard,
             now: 1_000,
             rng: SeededRng::new(42),
@@ -193,8 +199,21 @@ impl Lab {
         self.endpoint = Some(endpoint);
     }
 
+    /// The same with what the owner has left to the next one besides the records.
+    pub fn take_over_with(&mut self, leave: impl FnOnce(&mut Endpoint, &mut Context<'_>) -> Option<Secret>) {
+        let mut old = self.endpoint.take().expect("an owner");
+        let left = self.context(|ctx| leave(&mut old, ctx));
+        self.take_over();
+        let mut next = self.endpoint.take().expect("the next owner");
+        if let Some(left) = left {
+            self.context(|ctx| next.import(&left, ctx)).expect("what one engine writes another reads");
+        }
+        self.endpoint = Some(next);
+    }
+
     fn context<T>(&mut self, run: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        let view = Shelf { records: &self.records, last_inbound: &self.last_inbound };
+        let view =
+            Shelf { records: &self.records, farewells: &self.farewells, last_inbound: &self.last_inbound };
         run(&mut Context {
             now: Millis(self.now),
             utc: Millis(1_700_000_000_000 + self.now),
@@ -258,6 +277,7 @@ impl Lab {
             return Err(Refusal::Deposed);
         }
         let writes = change.apply(&|spi| self.records.get(&spi).cloned())?;
+        self.farewells.extend(change.farewell().map(|farewell| (farewell.spi, Arc::new(farewell))));
         let touched: Vec<Spi> = writes.keys().copied().collect();
         for (spi, record) in writes {
             match record {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::samples::{ipv4, udp};
 use super::*;
 use crate::policy::{Network, Selector};
-use crate::record::{Block, ChildKeys, ChildPhase, ChildRecord, EspSuite, Path, Side};
+use crate::record::{Block, ChildKeys, ChildPhase, ChildRecord, Claimed, EspSuite, Path, Side};
 use crate::types::{ChildSpi, Epoch, EspSeq, Millis, Segment, Spi};
 
 mod owning;
@@ -80,6 +80,7 @@ fn child(suite: EspSuite, seed: u64) -> ChildRecord {
         replaces: None,
         block: block(EPOCH, 1, 10_000),
         granted: EspSeq(10_000),
+        claimed: None,
     }
 }
 

@@ -400,3 +400,113 @@ proptest! {
         }
     }
 }
+
+/// A planned move: what was received is received nowhere else again, what is late still is, and counters go on.
+//= test CL-13
+#[test]
+fn a_closed_segment_goes_on_exactly_elsewhere() {
+    let (mut us, mut peer) = pair(gcm());
+    let packets: Vec<Vec<u8>> = (0..6).map(|_| peer.seal(&up()).unwrap()).collect();
+    for at in [0, 1, 4] {
+        us.open(&packets[at]).unwrap();
+    }
+    us.seal(&down()).unwrap();
+    let carried = us.table.close(SEGMENT, NOW);
+    assert_eq!(us.open(&packets[5]), Err(DropReason::NotOwner), "closed is closed");
+    assert_eq!(us.seal(&down()), Err(DropReason::NoPolicy));
+    assert_eq!(us.table.serve(SEGMENT, EPOCH), Err(Refused::OldEpoch), "also when the move comes to nothing");
+
+    let [moved] = &carried[..] else { panic!("one child") };
+    assert_eq!((moved.spi_in, moved.packets_in, moved.packets_out, moved.confirmed), (OURS, 3, 1, true));
+    let mut next = End::new(path());
+    let epoch = Epoch(EPOCH.0 + 1);
+    next.table.serve(SEGMENT, epoch).unwrap();
+    let record = ChildRecord { block: block(epoch, 10_001, 20_000), ..child(gcm(), 5) };
+    let install = Install { replay: Replay::Exact(moved.window.clone()), ..install(record, path()) };
+    install.stats.go_on(moved, NOW);
+    let stats = install.stats.clone();
+    next.table.install(install, &mut SeededRng::new(3)).unwrap();
+    for (at, taken) in [(0, false), (1, false), (2, true), (3, true), (4, false), (5, true), (2, false)] {
+        let opened = next.open(&packets[at]);
+        assert_eq!(opened.is_ok(), taken, "packet {at}: {opened:?}");
+    }
+    assert_eq!(number(&next.seal(&down()).unwrap()), 10_001);
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((count(&stats.packets_in), count(&stats.packets_out)), (6, 2));
+    assert!(count(&stats.octets_in) > moved.octets_in && count(&stats.octets_out) > moved.octets_out);
+}
+
+//= test CL-14
+#[test]
+fn a_strict_child_takes_only_what_was_claimed() {
+    let claimed = |floor, ceiling| Some(Claimed { floor: EspSeq(floor), ceiling: EspSeq(ceiling) });
+    let strict = |epoch, claimed| ChildRecord {
+        claimed,
+        block: block(epoch, u64::from(epoch.0) * 10_000, u64::from(epoch.0) * 10_000 + 9_999),
+        ..child(gcm(), 5)
+    };
+    let (mut us, mut peer) = pair(gcm());
+    let packets: Vec<Vec<u8>> = (0..40).map(|_| peer.seal(&up()).unwrap()).collect();
+    us.table.remove(OURS).unwrap();
+    us.table.serve(SEGMENT, Epoch(4)).unwrap();
+    // A record of another epoch allows nothing.
+    us.install(strict(EPOCH, claimed(0, 16)), path());
+    assert_eq!(us.open(&packets[0]), Err(DropReason::Claim));
+    us.install(strict(Epoch(4), claimed(0, 16)), path());
+    assert_eq!(us.open(&packets[0]), Ok(up()), "what was dropped was not seen");
+    for (number, packet) in (2..=16).zip(&packets[1..]) {
+        assert_eq!(us.open(packet), Ok(up()), "{number}");
+    }
+    assert_eq!(us.open(&packets[16]), Err(DropReason::Claim));
+    let asked: Vec<EspSeq> = us
+        .events()
+        .iter()
+        .filter_map(|event| match event {
+            Event::NeedClaim { child: OURS, upto, .. } => Some(*upto),
+            _ => None,
+        })
+        .collect();
+    assert!(asked.iter().any(|upto| upto.0 > 16), "{asked:?}");
+    us.install(strict(Epoch(4), claimed(0, 20)), path());
+    assert_eq!(us.open(&packets[16]), Ok(up()));
+    assert_eq!(us.open(&packets[16]), Err(DropReason::Replay));
+
+    // The next owner begins above it, whatever was received; so does the one before, should it own the segment again.
+    let again = |end: &mut End| {
+        let record = strict(Epoch(5), claimed(20, 36));
+        let install = Install { replay: Replay::After(EspSeq(20)), ..install(record, path()) };
+        end.table.install(install, &mut SeededRng::new(2)).unwrap();
+        // Told once, and not for what is no packet of the peer.
+        let stranded = |end: &mut End| {
+            let events = end.events();
+            events.iter().filter(|event| matches!(event, Event::Stranded { child: OURS, .. })).count()
+        };
+        let mut forged = packets[3].clone();
+        *forged.last_mut().unwrap() ^= 1;
+        assert_eq!(end.open(&forged), Err(DropReason::Replay));
+        assert_eq!(stranded(end), 0);
+        for packet in &packets[..20] {
+            assert_eq!(end.open(packet), Err(DropReason::Replay));
+        }
+        assert_eq!(stranded(end), 1);
+        assert_eq!(end.open(&packets[20]), Ok(up()));
+        assert_eq!(end.open(&packets[36]), Err(DropReason::Claim));
+    };
+    us.table.serve(SEGMENT, Epoch(5)).unwrap();
+    assert_eq!(us.open(&packets[17]), Err(DropReason::Claim), "the claims of the old epoch are void");
+    again(&mut us);
+    let mut next = End::new(path());
+    next.table.serve(SEGMENT, Epoch(5)).unwrap();
+    again(&mut next);
+
+    // A planned move knows the window: nobody is stranded, and an old packet is an old packet.
+    let window = next.table.find(OURS).unwrap().export_window();
+    let mut moved = End::new(path());
+    moved.table.serve(SEGMENT, Epoch(6)).unwrap();
+    let record = strict(Epoch(6), claimed(36, 52));
+    let install = Install { replay: Replay::Exact(window), ..install(record, path()) };
+    moved.table.install(install, &mut SeededRng::new(2)).unwrap();
+    assert_eq!(moved.open(&packets[20]), Err(DropReason::Replay));
+    assert_eq!(moved.open(&packets[22]), Ok(up()));
+    assert!(moved.events().iter().all(|event| !matches!(event, Event::Stranded { .. })));
+}

@@ -181,6 +181,16 @@ pub struct Child {
     pub block_last: u64,
     #[prost(uint64, tag = "15")]
     pub granted: u64,
+    #[prost(message, optional, tag = "16")]
+    pub claimed: Option<Claimed>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Claimed {
+    #[prost(uint64, tag = "1")]
+    pub floor: u64,
+    #[prost(uint64, tag = "2")]
+    pub ceiling: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
