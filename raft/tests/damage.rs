@@ -172,6 +172,7 @@ fn what_is_gone_is_named() {
         ("witness", "the witness of the log is gone"),
         ("snapshots", "no snapshot reaches so far"),
         ("identity", "no identity"),
+        ("credentials", "the credentials are gone"),
     ] {
         let Verdict::Quarantined(shown) = gone(name) else { panic!("{name}: not quarantined") };
         assert!(shown.contains(reason), "{name}: {shown}");

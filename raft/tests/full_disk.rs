@@ -131,7 +131,7 @@ fn child(dir: &Path) -> ! {
             }
         }
         let stopped = tokio::time::timeout(Duration::from_secs(20), cluster.fatal()).await;
-        stopped.expect("the node notices that it cannot go on")
+        stopped.expect("the node notices that it cannot go on").to_string()
     });
     println!("{ENDED}{end}");
     std::process::exit(1);

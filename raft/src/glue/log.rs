@@ -13,10 +13,11 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use super::{OrEntry, OrLogId, OrVote, TypeConfig, entry, log_id, or_entry, or_log_id, or_vote, vote};
+use crate::links::APPEND_LEN_MAX;
 use crate::store::{Done, LogStore, StoreError};
 
-/// Entries in one answer: what is asked for may be more than memory should hold at once.
-const READ_MAX: u64 = 4096;
+/// Entries that are read at once on the way to the most that one append carries.
+const READ_STEP: u64 = 64;
 
 #[derive(Clone)]
 pub struct Log {
@@ -48,7 +49,22 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<OrEntry>, io::Error> {
-        self.read(start, end.min(start.saturating_add(READ_MAX)))
+        let (mut entries, mut octets) = (Vec::new(), 0);
+        while start + (entries.len() as u64) < end && octets < APPEND_LEN_MAX {
+            let from = start + entries.len() as u64;
+            let step = self.store.read(from..end.min(from + READ_STEP))?;
+            if step.is_empty() {
+                break;
+            }
+            for entry in step {
+                // The one that is too much goes along: there is room for it, and the first must go in any case.
+                if octets < APPEND_LEN_MAX {
+                    octets += entry.weight();
+                    entries.push(or_entry(entry).map_err(io::Error::other)?);
+                }
+            }
+        }
+        Ok(entries)
     }
 
     async fn read_vote(&mut self) -> Result<Option<OrVote>, io::Error> {

@@ -4,15 +4,17 @@
 //! new state is published first, then the proposers are answered: whoever has an answer finds its effect in the
 //! published state.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{Stream, StreamExt};
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{OptionalSend, RaftTypeConfig};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::{
     Answer, OrLogId, OrSnapshotMeta, OrStoredMembership, Proposal, TypeConfig, log_id, members, meta,
@@ -27,6 +29,9 @@ type OrSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotF
 /// Batches of `Applied` that a slow reader may lag behind before it is told that it missed some.
 const APPLIED_BACKLOG: usize = 4096;
 
+/// Outcomes that are kept for who awaits one.
+const AWAITED_MAX: usize = 4096;
+
 /// What changed at an index. Refused commands change nothing and are not told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
@@ -40,18 +45,102 @@ pub enum Applied {
     },
 }
 
+impl Applied {
+    fn touches_members(&self) -> bool {
+        match self {
+            Applied::Command { touched, .. } => touched.contains(&Touched::Members),
+            Applied::Snapshot { .. } => true,
+        }
+    }
+}
+
 /// Where the state machine shows what it has.
 #[derive(Debug)]
 pub struct Published {
     state: watch::Sender<Arc<State>>,
     applied: broadcast::Sender<Applied>,
+    /// The last entry that is applied, be it a command or not.
+    reached: watch::Sender<u64>,
+    /// Changed when the replicated members do.
+    members: watch::Sender<()>,
+    awaited: Awaited,
+    passing: Passing,
 }
+
+/// Those who want the state as it is right after one entry, to compare it with another node's.
+#[derive(Debug, Default)]
+struct Passing {
+    waiting: AtomicUsize,
+    wanted: Mutex<Vec<(u64, oneshot::Sender<Arc<State>>)>>,
+}
+
+/// Outcomes that somebody here waits for who knows their index only later: proposals that another node commits.
+#[derive(Debug, Default)]
+struct Awaited {
+    waiting: AtomicUsize,
+    outcomes: Mutex<VecDeque<Outcome>>,
+}
+
+/// Says that outcomes are awaited, as long as it lives.
+#[derive(Debug)]
+pub struct Awaiting(Arc<Published>);
 
 impl Published {
     pub fn new() -> Arc<Published> {
         let (state, _) = watch::channel(Arc::new(State::default()));
         let (applied, _) = broadcast::channel(APPLIED_BACKLOG);
-        Arc::new(Published { state, applied })
+        let (reached, members, awaited, passing) = Default::default();
+        Arc::new(Published { state, applied, reached, members, awaited, passing })
+    }
+
+    pub fn members_changed(&self) -> watch::Receiver<()> {
+        self.members.subscribe()
+    }
+
+    /// Waits until the entry at `index` is applied.
+    pub async fn reached(&self, index: u64) {
+        // The sender lives as long as this.
+        let _ = self.reached.subscribe().wait_for(|reached| *reached >= index).await;
+    }
+
+    /// The state right after the entry at `index`; `None` when that is past. Dropped unsent when it turns out to be.
+    pub fn state_at(&self, index: u64) -> Option<oneshot::Receiver<Arc<State>>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut wanted = self.passing.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.push((index, sender));
+        self.passing.waiting.store(wanted.len(), Ordering::SeqCst);
+        (*self.reached.borrow() < index).then_some(receiver)
+    }
+
+    /// The entry at `index` is applied to `state`.
+    fn pass(&self, index: u64, state: &State) {
+        if self.passing.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut wanted = self.passing.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, sender) in wanted.extract_if(.., |(at, _)| *at <= index) {
+            if at == index {
+                // Whoever does not wait any more needs no answer.
+                let _ = sender.send(Arc::new(state.clone()));
+            }
+        }
+        self.passing.waiting.store(wanted.len(), Ordering::SeqCst);
+    }
+
+    /// To be called before the proposal is sent.
+    pub fn await_outcomes(self: &Arc<Self>) -> Awaiting {
+        self.awaited.waiting.fetch_add(1, Ordering::SeqCst);
+        Awaiting(self.clone())
+    }
+
+    fn keep_awaited<'a>(&self, outcomes: impl Iterator<Item = &'a Outcome>) {
+        if self.awaited.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut kept = self.awaited.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(outcomes.cloned());
+        let surplus = kept.len().saturating_sub(AWAITED_MAX);
+        kept.drain(..surplus);
     }
 
     pub fn state(&self) -> Arc<State> {
@@ -60,6 +149,24 @@ impl Published {
 
     pub fn applied(&self) -> broadcast::Receiver<Applied> {
         self.applied.subscribe()
+    }
+}
+
+impl Awaiting {
+    /// What came of the command at `index`, which is applied. `None`: it came with a snapshot, or is too long ago.
+    pub fn outcome(&self, index: u64) -> Option<Outcome> {
+        let kept = self.0.awaited.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = kept.binary_search_by_key(&index, |outcome| outcome.index).ok()?;
+        Some(kept[place].clone())
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        let mut kept = self.0.awaited.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.awaited.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            kept.clear();
+        }
     }
 }
 
@@ -125,8 +232,14 @@ impl Machine {
 
     fn publish(&self, outcomes: impl Iterator<Item = Applied>) {
         self.published.state.send_replace(Arc::new(self.state.clone()));
-        // An error means that nobody listens.
-        outcomes.for_each(|applied| drop(self.published.applied.send(applied)));
+        for applied in outcomes {
+            if applied.touches_members() {
+                self.published.members.send_replace(());
+            }
+            // An error means that nobody listens.
+            drop(self.published.applied.send(applied));
+        }
+        self.published.reached.send_replace(self.last.map_or(0, |last| last.index));
     }
 }
 
@@ -148,7 +261,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let mut failed = None;
         while let Some(item) = entries.next().await {
             let applied = item.and_then(|(entry, responder)| {
-                let answer = self.apply_one(log_id(&entry.log_id), entry.payload)?;
+                let id = log_id(&entry.log_id);
+                let answer = self.apply_one(id, entry.payload)?;
+                self.published.pass(id.index, &self.state);
                 Ok((answer, responder))
             });
             match applied {
@@ -159,6 +274,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             }
         }
+        self.published.keep_awaited(answers.iter().filter_map(|(answer, _)| answer.0.as_ref()));
         self.publish(answers.iter().filter_map(|(answer, _)| news(answer.0.as_ref()?)));
         for (answer, responder) in answers {
             if let Some(responder) = responder {

@@ -18,12 +18,11 @@ mod conformance;
 mod three;
 
 pub use machine::{Applied, Machine, Published};
-pub use node::Node;
+pub use node::{Membership, Node};
 
 use log::Log;
 use network::Network;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -170,11 +169,6 @@ fn or_meta(meta: &store::snapshot::Meta) -> Result<OrSnapshotMeta, String> {
     })
 }
 
-/// The first member of a new cluster.
-pub fn founder(node: NodeId, peer: Peer) -> BTreeMap<u64, Peer> {
-    BTreeMap::from([(node.0, peer)])
-}
-
 /// Answers a request of another node.
 pub async fn serve(raft: &Raft, request: Request) -> Result<Reply, String> {
     fn shown<E: fmt::Display>(error: E) -> String {
@@ -204,6 +198,7 @@ pub async fn serve(raft: &Raft, request: Request) -> Result<Reply, String> {
             let reply = raft.handle_transfer_leader(request).await.map_err(shown)?;
             Ok(Reply::TransferLeader(transferred(reply)))
         }
+        Request::Propose(_) | Request::Barrier | Request::Digest(_) => Err("not a request to Raft".into()),
     }
 }
 

@@ -26,6 +26,8 @@ type OrSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotF
 
 pub struct Network {
     links: Arc<dyn Links>,
+    /// How long entries may take: a slow disk at the other end is no failure, and a dead connection ends by itself.
+    append_within: Duration,
 }
 
 /// The way to one node.
@@ -34,15 +36,17 @@ pub struct Way {
     to: NodeId,
     peer: Peer,
     lane: Lane,
+    append_within: Duration,
 }
 
 impl Network {
-    pub fn new(links: Arc<dyn Links>) -> Network {
-        Network { links }
+    pub fn new(links: Arc<dyn Links>, append_within: Duration) -> Network {
+        Network { links, append_within }
     }
 
     fn way(&self, to: u64, peer: &Peer, lane: Lane) -> Way {
-        Way { links: self.links.clone(), to: NodeId(to), peer: peer.clone(), lane }
+        let append_within = self.append_within;
+        Way { links: self.links.clone(), to: NodeId(to), peer: peer.clone(), lane, append_within }
     }
 }
 
@@ -91,7 +95,9 @@ impl RaftNetworkV2<TypeConfig> for Way {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(self.lane, Request::Append(append(request)), option.hard_ttl()).await? {
+        // openraft allows for one heartbeat, which a flush at the other end may well take.
+        let within = if self.lane == Lane::Append { self.append_within } else { option.hard_ttl() };
+        match self.call(self.lane, Request::Append(append(request)), within).await? {
             Reply::Append(reply) => Ok(or_appended(reply)),
             _ => Err(wrong_answer()),
         }

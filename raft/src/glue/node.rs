@@ -1,5 +1,6 @@
 //! One running openraft, told in our own words.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,18 +8,20 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, RaftE
 use openraft::metrics::WaitError;
 use openraft::rt::WatchReceiver;
 use openraft::storage::Snapshot;
-use openraft::{Instant, ServerState};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{ChangeMembers, Instant, ServerState};
 
 use super::{
-    Answer, Log, Machine, Network, Proposal, Raft, TypeConfig, config, founder, or_meta, or_vote, serve, vote,
+    Answer, Log, Machine, Network, Proposal, Raft, TypeConfig, config, or_meta, or_vote, serve, vote,
 };
 use crate::handle::{ProposeError, RaftStatus, Role};
 use crate::links::{Links, Reply, Request};
 use crate::state::NodeId;
 use crate::store::identity::Identity;
 use crate::store::snapshot::SnapshotFile;
-use crate::store::{LogStore, Vote};
+use crate::store::{LogStore, Peer, Vote};
 use crate::timing::Timing;
+use crate::votes::{Ballots, Step};
 
 pub struct Node {
     pub(super) raft: Raft,
@@ -33,13 +36,15 @@ impl Node {
         machine: Machine,
     ) -> Result<Node, String> {
         let config = config(&identity.cluster_name, timing)?;
-        let raft = Raft::new(identity.node.0, config, Network::new(links), Log::new(log), machine);
+        let raft =
+            Raft::new(identity.node.0, config, Network::new(links, timing.proposal), Log::new(log), machine);
         Ok(Node { raft: raft.await.map_err(|error| error.to_string())? })
     }
 
     /// Writes the first entry of a cluster, unless it is there already.
-    pub async fn initialize(&self, identity: &Identity) -> Result<(), String> {
-        match self.raft.initialize(founder(identity.node, identity.me.clone())).await {
+    pub async fn initialize(&self, members: BTreeMap<NodeId, Peer>) -> Result<(), String> {
+        let members: BTreeMap<u64, Peer> = members.into_iter().map(|(id, peer)| (id.0, peer)).collect();
+        match self.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
@@ -54,16 +59,88 @@ impl Node {
         Ok(())
     }
 
+    pub async fn campaign(&self) -> Result<(), String> {
+        self.raft.trigger().elect(true).await.map_err(|error| error.to_string())
+    }
+
+    /// Acts on the hand-over that a leader which is gone could not send. Votes are granted by the rules of Raft all the
+    /// same; only the lease of the leader, which nobody reads by, is passed over.
+    pub async fn succeed(&self, leader: NodeId) -> Result<(), String> {
+        let (me, vote) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.id, metrics.vote)
+        };
+        if vote.leader_id.node_id != leader.0 {
+            return Err(format!("node {leader} does not lead any more"));
+        }
+        let request = openraft::raft::TransferLeaderRequest::new(vote, me, None);
+        let answer = self.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())?;
+        answer.map_err(|error| error.to_string())
+    }
+
     pub async fn write(&self, proposal: Proposal) -> Result<Answer, ProposeError> {
         self.raft.client_write(proposal).await.map(|written| written.data).map_err(propose_error)
     }
 
-    pub async fn write_blank(&self) -> Result<(), ProposeError> {
-        self.raft.write_blank().await.map(drop).map_err(propose_error)
+    /// Writes an entry without meaning; its index once it is applied.
+    pub async fn write_blank(&self) -> Result<u64, ProposeError> {
+        self.raft.write_blank().await.map(|written| written.log_id.index).map_err(propose_error)
+    }
+
+    /// Who votes, who listens, who leads, as that changes.
+    pub fn membership_changes(&self) -> Membership {
+        Membership { metrics: self.raft.server_metrics() }
+    }
+
+    /// What waits to try `node` again does it now. It is no matter when Raft has stopped.
+    pub async fn reachable_again(&self, node: NodeId) {
+        let _ = self.raft.trigger().reset_backoff([node.0]).await;
     }
 
     pub async fn recovered(&self, within: Duration) -> Result<(), ProposeError> {
         self.raft.wait_for_recovery(Some(within)).await.map(drop).map_err(wait_error)
+    }
+
+    /// Raft's own membership.
+    pub fn ballots(&self) -> Ballots {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let set = |ids: &BTreeSet<u64>| ids.iter().copied().map(NodeId).collect();
+        Ballots {
+            voters: membership.get_joint_config().iter().map(set).collect(),
+            nodes: membership.nodes().map(|(id, peer)| (NodeId(*id), peer.clone())).collect(),
+        }
+    }
+
+    /// For a leader: up to where each of the others has the log.
+    pub fn matched(&self) -> BTreeMap<NodeId, Option<u64>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.iter().flatten();
+        replication.map(|(id, log)| (NodeId(*id), log.as_ref().map(|log| log.index))).collect()
+    }
+
+    /// A change of voters is two entries; when this is cut off between them, the next one finishes it.
+    pub async fn change_votes(&self, step: Step, within: Duration) -> Result<(), ProposeError> {
+        let ids = |set: BTreeSet<NodeId>| set.into_iter().map(|node| node.0).collect();
+        let (changes, retain) = match step {
+            Step::AddLearner(node, peer) => (ChangeMembers::AddNodes([(node.0, peer)].into()), true),
+            Step::SetVoters { voters, retain } => (ChangeMembers::ReplaceAllVoters(ids(voters)), retain),
+            Step::Remove(nodes) => (ChangeMembers::RemoveNodes(ids(nodes)), true),
+            Step::SetNodes(nodes) => {
+                let nodes = nodes.into_iter().map(|(node, peer)| (node.0, peer)).collect();
+                (ChangeMembers::SetNodes(nodes), true)
+            }
+        };
+        let written = self.raft.change_membership(changes, retain).await.map_err(propose_error)?;
+        // The next step is computed from what the metrics show.
+        let shown = move |metrics: &openraft::RaftMetrics<TypeConfig>| {
+            metrics.membership_config.log_id().as_ref() >= Some(&written.log_id)
+        };
+        let waited = self.raft.wait(Some(within)).metrics(shown, "the new membership").await;
+        waited.map(drop).map_err(wait_error)
     }
 
     pub async fn snapshot(&self) -> Result<(), ProposeError> {
@@ -92,6 +169,12 @@ impl Node {
 
     pub fn status(&self) -> RaftStatus {
         status(&self.raft.metrics().borrow_watched())
+    }
+
+    /// Asks this node's leader part to let `to` lead. What becomes of it `status` tells.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        let asked = self.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|error| ProposeError::Fatal(error.to_string()))
     }
 
     pub async fn serve(&self, request: Request) -> Result<Reply, String> {
@@ -124,6 +207,25 @@ impl Node {
     }
 }
 
+/// A view of voters, learners and the leader that can be waited on.
+pub struct Membership {
+    metrics: WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>,
+}
+
+impl Membership {
+    /// All members, with what openraft knows of each.
+    pub fn current(&mut self) -> BTreeMap<NodeId, Peer> {
+        let metrics = self.metrics.borrow_and_update();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(id, peer)| (NodeId(*id), peer.clone())).collect()
+    }
+
+    /// False when Raft has stopped.
+    pub async fn changed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
+    }
+}
+
 fn status(metrics: &openraft::RaftMetrics<TypeConfig>) -> RaftStatus {
     let membership = metrics.membership_config.membership();
     let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
@@ -143,6 +245,12 @@ fn status(metrics: &openraft::RaftMetrics<TypeConfig>) -> RaftStatus {
         applied: metrics.last_applied.as_ref().map(|id| id.index),
         snapshot: metrics.snapshot.as_ref().map(|id| id.index),
         purged: metrics.purged.as_ref().map(|id| id.index),
+        voter_sets: membership
+            .get_joint_config()
+            .iter()
+            .map(|set| set.iter().copied().map(NodeId).collect())
+            .collect(),
+        voters_at: metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index),
         voters: voters.into_iter().map(NodeId).collect(),
         learners: membership.learner_ids().map(NodeId).collect(),
         quorum_acked: metrics.last_quorum_acked.map(|at| at.elapsed()),

@@ -20,20 +20,22 @@ use super::limits::RESERVE_MAX;
 use super::outcome::{Refusal, Reserved};
 use super::sas::Sas;
 
-/// Asks for more numbers for children of one segment.
+/// Asks for more numbers for children of one segment, in both directions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
     pub guard: Guard,
     pub children: Vec<Wanted>,
 }
 
-/// `count` further numbers; more than `LARGEST_BLOCK` is taken for that.
+/// `count` further numbers to send on; more than `LARGEST_BLOCK` is taken for that. With `replay = "strict"` also the
+/// right to accept numbers of the peer up to `upto`; then `count` may be zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// The IKE SA, by our SPI.
     pub ike: Spi,
     pub child: ChildSpi,
     pub count: u64,
+    pub upto: EspSeq,
 }
 
 /// The caller has checked the guard. Children that are gone meanwhile are passed over: their end may have been
@@ -50,6 +52,10 @@ pub(super) fn reserve(sas: &mut Sas, reserve: &Reserve) -> Result<Reserved, Refu
     for wanted in &reserve.children {
         let count = wanted.count.min(LARGEST_BLOCK);
         let granted = sas.with_child(wanted.ike, wanted.child, |child| {
+            child.claim(wanted.upto);
+            if count == 0 && child.claimed.is_some() {
+                return Ok(child.block);
+            }
             grant(child, reserve.guard.epoch, count).ok_or(record::Refusal::Exhausted)
         });
         match granted.unwrap_or(Err(record::Refusal::NotFound)) {
@@ -61,10 +67,12 @@ pub(super) fn reserve(sas: &mut Sas, reserve: &Reserve) -> Result<Reserved, Refu
 }
 
 /// A new epoch begins: every child of the segment gets a fresh block, and what was left of the old one is lost.
-/// A child at its last number gets an empty one: it sends nothing until it is rekeyed.
+/// A child at its last number gets an empty one: it sends nothing until it is rekeyed. What the epoch before could have
+/// accepted counts as received, where nothing may come twice.
 pub(super) fn renew(sas: &mut Sas, segment: Segment, epoch: Epoch) {
     sas.with_records(segment, |record: &mut IkeRecord| {
         for child in &mut record.children {
+            child.claim_anew();
             if grant(child, epoch, FIRST_BLOCK).is_none() {
                 child.block = Block { epoch, first: EspSeq(child.granted.0 + 1), last: child.granted };
             }

@@ -15,15 +15,17 @@ use std::collections::BTreeMap;
 
 use crypto::Secret;
 use ipsec::record::{self, Change, Guard};
-use ipsec::types::{ChildSpi, Epoch, Incarnation, Millis, Segment, Spi};
+use ipsec::types::{ChildSpi, Epoch, EspSeq, Incarnation, Millis, Segment, Spi};
 use prost::Message;
 
+use super::authority::{Authority, KeyHash};
 use super::blocks::{Reserve, Wanted};
 use super::command::{AddMember, Command, CreateCluster};
 use super::config::Configure;
 use super::cookies::RotateCookieSecret;
-use super::members::{NewMember, NodeId, Start};
-use super::segments::{Assign, Cause, Drain, SegmentState};
+use super::members::{Draining, NewMember, NodeId, Pardon, Start, Suffrage};
+use super::segments::{Assign, Cause, Owner, SegmentState, SetStandby, Takeover};
+use super::tokens::{CreateToken, TokenId, TokenProof, TokenUse};
 use super::version::ClusterId;
 
 /// The format that this binary writes, and the only one there is so far.
@@ -66,181 +68,7 @@ pub(super) fn strip_format(octets: &[u8]) -> Result<&[u8]> {
     }
 }
 
-pub(super) mod pb {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Command {
-        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
-        pub kind: Option<Kind>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Oneof)]
-    pub enum Kind {
-        #[prost(message, tag = "1")]
-        CreateCluster(CreateCluster),
-        #[prost(message, tag = "2")]
-        AddMember(AddMember),
-        #[prost(message, tag = "3")]
-        Incarnate(Incarnate),
-        #[prost(uint64, tag = "4")]
-        RemoveMember(u64),
-        #[prost(message, tag = "5")]
-        Assign(Assign),
-        #[prost(message, tag = "6")]
-        Drain(Drain),
-        /// `ipsec::record::Change`
-        #[prost(bytes, tag = "7")]
-        Sa(Vec<u8>),
-        #[prost(message, tag = "8")]
-        Reserve(Reserve),
-        #[prost(message, tag = "9")]
-        Configure(Configure),
-        #[prost(message, tag = "10")]
-        RotateCookieSecret(RotateCookieSecret),
-        #[prost(uint32, tag = "11")]
-        SetClusterVersion(u32),
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct CreateCluster {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(bytes = "vec", tag = "2")]
-        pub id: Vec<u8>,
-        #[prost(uint64, tag = "3")]
-        pub founder: u64,
-        #[prost(message, optional, tag = "4")]
-        pub founder_as: Option<NewMember>,
-        #[prost(uint64, tag = "5")]
-        pub at: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct NewMember {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(string, tag = "2")]
-        pub address: String,
-        #[prost(string, tag = "3")]
-        pub software: String,
-        #[prost(uint32, tag = "4")]
-        pub speaks: u32,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct AddMember {
-        #[prost(message, optional, tag = "1")]
-        pub member: Option<NewMember>,
-        #[prost(uint64, tag = "2")]
-        pub at: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Incarnate {
-        #[prost(uint64, tag = "1")]
-        pub node: u64,
-        #[prost(fixed64, tag = "2")]
-        pub incarnation: u64,
-        #[prost(string, tag = "3")]
-        pub address: String,
-        #[prost(string, tag = "4")]
-        pub software: String,
-        #[prost(uint32, tag = "5")]
-        pub speaks: u32,
-        #[prost(uint64, tag = "6")]
-        pub at: u64,
-        #[prost(fixed64, tag = "7")]
-        pub expected: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct SegmentEpoch {
-        #[prost(uint32, tag = "1")]
-        pub segment: u32,
-        #[prost(uint32, tag = "2")]
-        pub epoch: u32,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Assign {
-        #[prost(message, repeated, tag = "1")]
-        pub segments: Vec<SegmentEpoch>,
-        #[prost(uint64, tag = "2")]
-        pub to: u64,
-        #[prost(fixed64, tag = "3")]
-        pub incarnation: u64,
-        #[prost(uint64, optional, tag = "4")]
-        pub standby: Option<u64>,
-        #[prost(uint32, tag = "5")]
-        pub cause: u32,
-        #[prost(uint64, tag = "6")]
-        pub at: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Drain {
-        #[prost(message, repeated, tag = "1")]
-        pub segments: Vec<SegmentEpoch>,
-        #[prost(uint64, tag = "2")]
-        pub to: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Reserve {
-        #[prost(uint32, tag = "1")]
-        pub segment: u32,
-        #[prost(uint32, tag = "2")]
-        pub epoch: u32,
-        #[prost(fixed64, tag = "3")]
-        pub incarnation: u64,
-        #[prost(message, repeated, tag = "4")]
-        pub children: Vec<Wanted>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Wanted {
-        #[prost(fixed64, tag = "1")]
-        pub ike: u64,
-        #[prost(fixed32, tag = "2")]
-        pub child: u32,
-        #[prost(uint64, tag = "3")]
-        pub count: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Configure {
-        #[prost(uint64, tag = "1")]
-        pub expected_revision: u64,
-        #[prost(string, tag = "2")]
-        pub toml: String,
-        /// Sorted by name, each once.
-        #[prost(message, repeated, tag = "3")]
-        pub files: Vec<File>,
-        #[prost(string, tag = "4")]
-        pub comment: String,
-        #[prost(uint64, tag = "5")]
-        pub at: u64,
-        #[prost(string, tag = "6")]
-        pub by: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct File {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(bytes = "vec", tag = "2")]
-        pub octets: Vec<u8>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct RotateCookieSecret {
-        #[prost(uint32, tag = "1")]
-        pub expected_version: u32,
-        #[prost(bytes = "vec", tag = "2")]
-        pub secret: Vec<u8>,
-        #[prost(uint64, tag = "3")]
-        pub at: u64,
-    }
-}
+pub(super) mod pb;
 
 impl From<&Command> for pb::Kind {
     fn from(command: &Command) -> Self {
@@ -251,10 +79,17 @@ impl From<&Command> for pb::Kind {
                 founder: it.founder.0,
                 founder_as: Some((&it.founder_as).into()),
                 at: it.at.0,
+                founder_key: it.founder_key.0.to_vec(),
+                authority: Some((&it.authority).into()),
             }),
-            Command::AddMember(it) => {
-                pb::Kind::AddMember(pb::AddMember { member: Some((&it.member).into()), at: it.at.0 })
-            }
+            Command::AddMember(it) => pb::Kind::AddMember(pb::AddMember {
+                member: Some((&it.member).into()),
+                at: it.at.0,
+                key: it.key.0.to_vec(),
+                token: it.token.id.0,
+                token_proof: it.token.proof.0.to_vec(),
+                replaces: it.replaces.map(|node| node.0),
+            }),
             Command::Incarnate { node, expected, start } => pb::Kind::Incarnate(pb::Incarnate {
                 node: node.0,
                 incarnation: start.incarnation.0,
@@ -272,10 +107,21 @@ impl From<&Command> for pb::Kind {
                 standby: it.standby.map(|node| node.0),
                 cause: it.cause as u32,
                 at: it.at.0,
+                takeover: it.takeover.as_ref().map(Into::into),
             }),
-            Command::Drain(it) => {
-                pb::Kind::Drain(pb::Drain { segments: segment_epochs(&it.segments), to: it.to.0 })
+            Command::SetStandby(it) => pb::Kind::SetStandby(pb::SetStandby {
+                segments: segment_epochs(&it.segments),
+                standby: it.standby.map(|node| node.0),
+            }),
+            Command::SetCutOff { node, incarnation, cut_off } => pb::Kind::SetCutOff(pb::SetCutOff {
+                node: node.0,
+                incarnation: incarnation.0,
+                cut_off: *cut_off,
+            }),
+            Command::SetDraining { node, draining } => {
+                pb::Kind::SetDraining(pb::SetDraining { node: node.0, draining: *draining as u32 })
             }
+            Command::Pardon(it) => pb::Kind::Pardon(pb::Pardon { node: it.node.0, standing: it.standing }),
             Command::Sa(change) => pb::Kind::Sa(change.encode()),
             Command::Reserve(it) => pb::Kind::Reserve(pb::Reserve {
                 segment: it.guard.segment.0.into(),
@@ -284,7 +130,12 @@ impl From<&Command> for pb::Kind {
                 children: it
                     .children
                     .iter()
-                    .map(|it| pb::Wanted { ike: it.ike.0, child: it.child.0, count: it.count })
+                    .map(|it| pb::Wanted {
+                        ike: it.ike.0,
+                        child: it.child.0,
+                        count: it.count,
+                        upto: it.upto.0,
+                    })
                     .collect(),
             }),
             Command::Configure(it) => pb::Kind::Configure(pb::Configure {
@@ -301,6 +152,17 @@ impl From<&Command> for pb::Kind {
                 at: it.at.0,
             }),
             Command::SetClusterVersion(version) => pb::Kind::SetClusterVersion(*version),
+            Command::CreateToken(it) => pb::Kind::CreateToken(pb::CreateToken {
+                id: it.id.0,
+                proof: it.proof.0.to_vec(),
+                role: it.role as u32,
+                uses: it.uses,
+                expires_at: it.expires_at.0,
+                at: it.at.0,
+            }),
+            Command::SetSuffrage { node, suffrage } => {
+                pb::Kind::SetSuffrage(pb::SetSuffrage { node: node.0, suffrage: *suffrage as u32 })
+            }
         }
     }
 }
@@ -315,10 +177,15 @@ impl TryFrom<pb::Kind> for Command {
                 founder: NodeId(it.founder),
                 founder_as: need(it.founder_as, "a founder")?.into(),
                 at: Millis(it.at),
+                founder_key: key_hash(&it.founder_key)?,
+                authority: need(it.authority, "an authority")?.into(),
             }),
             pb::Kind::AddMember(it) => Command::AddMember(AddMember {
                 member: need(it.member, "a member")?.into(),
                 at: Millis(it.at),
+                key: key_hash(&it.key)?,
+                token: TokenUse { id: TokenId(it.token), proof: token_proof(&it.token_proof)? },
+                replaces: it.replaces.map(NodeId),
             }),
             pb::Kind::Incarnate(it) => Command::Incarnate {
                 node: NodeId(it.node),
@@ -339,10 +206,21 @@ impl TryFrom<pb::Kind> for Command {
                 standby: it.standby.map(NodeId),
                 cause: cause(it.cause)?,
                 at: Millis(it.at),
+                takeover: it.takeover.map(Into::into),
             }),
-            pb::Kind::Drain(it) => {
-                Command::Drain(Drain { segments: segments(it.segments)?, to: NodeId(it.to) })
+            pb::Kind::SetStandby(it) => Command::SetStandby(SetStandby {
+                segments: segments(it.segments)?,
+                standby: it.standby.map(NodeId),
+            }),
+            pb::Kind::SetCutOff(it) => Command::SetCutOff {
+                node: NodeId(it.node),
+                incarnation: Incarnation(it.incarnation),
+                cut_off: it.cut_off,
+            },
+            pb::Kind::SetDraining(it) => {
+                Command::SetDraining { node: NodeId(it.node), draining: draining(it.draining)? }
             }
+            pb::Kind::Pardon(it) => Command::Pardon(Pardon { node: NodeId(it.node), standing: it.standing }),
             pb::Kind::Sa(change) => Command::Sa(Change::decode(&change)?),
             pb::Kind::Reserve(it) => Command::Reserve(Reserve {
                 guard: Guard {
@@ -353,7 +231,12 @@ impl TryFrom<pb::Kind> for Command {
                 children: it
                     .children
                     .into_iter()
-                    .map(|it| Wanted { ike: Spi(it.ike), child: ChildSpi(it.child), count: it.count })
+                    .map(|it| Wanted {
+                        ike: Spi(it.ike),
+                        child: ChildSpi(it.child),
+                        count: it.count,
+                        upto: EspSeq(it.upto),
+                    })
                     .collect(),
             }),
             pb::Kind::Configure(it) => Command::Configure(Configure {
@@ -370,7 +253,44 @@ impl TryFrom<pb::Kind> for Command {
                 at: Millis(it.at),
             }),
             pb::Kind::SetClusterVersion(version) => Command::SetClusterVersion(version),
+            pb::Kind::CreateToken(it) => Command::CreateToken(CreateToken {
+                id: TokenId(it.id),
+                proof: token_proof(&it.proof)?,
+                role: suffrage(it.role)?,
+                uses: it.uses,
+                expires_at: Millis(it.expires_at),
+                at: Millis(it.at),
+            }),
+            pb::Kind::SetSuffrage(it) => {
+                Command::SetSuffrage { node: NodeId(it.node), suffrage: suffrage(it.suffrage)? }
+            }
         })
+    }
+}
+
+impl From<&Takeover> for pb::Takeover {
+    fn from(it: &Takeover) -> Self {
+        let promiser =
+            |&(node, run): &(NodeId, Incarnation)| pb::Promiser { node: node.0, incarnation: run.0 };
+        pb::Takeover {
+            node: it.from.node.0,
+            incarnation: it.from.incarnation.0,
+            standing: it.standing,
+            promisers: it.promisers.iter().map(promiser).collect(),
+            silent_ms: it.silent_ms,
+        }
+    }
+}
+
+impl From<pb::Takeover> for Takeover {
+    fn from(it: pb::Takeover) -> Self {
+        let promiser = |it: pb::Promiser| (NodeId(it.node), Incarnation(it.incarnation));
+        Takeover {
+            from: Owner { node: NodeId(it.node), incarnation: Incarnation(it.incarnation) },
+            standing: it.standing,
+            promisers: it.promisers.into_iter().map(promiser).collect(),
+            silent_ms: it.silent_ms,
+        }
     }
 }
 
@@ -391,12 +311,37 @@ impl From<pb::NewMember> for NewMember {
     }
 }
 
+impl From<&Authority> for pb::Authority {
+    fn from(it: &Authority) -> Self {
+        pb::Authority { certificate: it.certificate.clone(), key: it.key.as_bytes().to_vec() }
+    }
+}
+
+impl From<pb::Authority> for Authority {
+    fn from(it: pb::Authority) -> Self {
+        Authority { certificate: it.certificate, key: Secret::from(it.key) }
+    }
+}
+
 pub(super) fn need<T>(field: Option<T>, what: &'static str) -> Result<T> {
     field.ok_or(DecodeError::Malformed(what))
 }
 
 pub(super) fn cluster_id(octets: &[u8]) -> Result<ClusterId> {
     octets.try_into().map(ClusterId).map_err(|_| DecodeError::Malformed("a cluster id"))
+}
+
+pub(super) fn key_hash(octets: &[u8]) -> Result<KeyHash> {
+    octets.try_into().map(KeyHash).map_err(|_| DecodeError::Malformed("the hash of a key"))
+}
+
+pub(super) fn token_proof(octets: &[u8]) -> Result<TokenProof> {
+    octets.try_into().map(TokenProof).map_err(|_| DecodeError::Malformed("the proof of a token"))
+}
+
+pub(super) fn suffrage(number: u32) -> Result<Suffrage> {
+    let found = [Suffrage::Voter, Suffrage::Learner].into_iter().find(|&it| it as u32 == number);
+    found.ok_or(DecodeError::Malformed("an unknown suffrage"))
 }
 
 pub(super) fn segment(number: u32) -> Result<Segment> {
@@ -440,10 +385,15 @@ pub(super) fn cause(number: u32) -> Result<Cause> {
 }
 
 pub(super) fn segment_state(number: u32) -> Result<SegmentState> {
-    const ALL: [SegmentState; 4] =
-        [SegmentState::Unassigned, SegmentState::Owned, SegmentState::Draining, SegmentState::Orphaned];
+    const ALL: [SegmentState; 3] = [SegmentState::Unassigned, SegmentState::Owned, SegmentState::Orphaned];
     let found = ALL.into_iter().find(|&state| state as u32 == number);
     found.ok_or(DecodeError::Malformed("an unknown segment state"))
+}
+
+pub(super) fn draining(number: u32) -> Result<Draining> {
+    const ALL: [Draining; 3] = [Draining::No, Draining::UntilStart, Draining::UntilUndrain];
+    let found = ALL.into_iter().find(|&draining| draining as u32 == number);
+    found.ok_or(DecodeError::Malformed("an unknown kind of draining"))
 }
 
 impl From<record::DecodeError> for DecodeError {

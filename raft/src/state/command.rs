@@ -9,18 +9,20 @@
 use ipsec::record::Change;
 use ipsec::types::{Incarnation, Millis};
 
+use super::authority::{Authority, KeyHash};
 use super::blocks::Reserve;
 use super::config::Configure;
 use super::cookies::RotateCookieSecret;
-use super::members::{NewMember, NodeId, Start};
-use super::segments::{Assign, Drain};
+use super::members::{Draining, NewMember, NodeId, Pardon, Start, Suffrage};
+use super::segments::{Assign, SetStandby};
+use super::tokens::{CreateToken, TokenUse};
 use super::version::ClusterId;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// The first of all.
     CreateCluster(CreateCluster),
-    /// The id of the new member is this command's log index.
+    /// The id of the new member is this command's log index. Saying it again with the same key adds nobody.
     AddMember(AddMember),
     /// A process of a member has started. `expected`: the one before it, so that a late copy of an older start
     /// does not depose a younger process.
@@ -34,13 +36,30 @@ pub enum Command {
         node: NodeId,
     },
     Assign(Assign),
-    Drain(Drain),
+    SetStandby(SetStandby),
+    /// A process tells whether a device of its outside or inside has lost its carrier.
+    SetCutOff {
+        node: NodeId,
+        incarnation: Incarnation,
+        cut_off: bool,
+    },
+    SetDraining {
+        node: NodeId,
+        draining: Draining,
+    },
+    Pardon(Pardon),
     /// A change to an IKE SA.
     Sa(Change),
     Reserve(Reserve),
     Configure(Configure),
     RotateCookieSecret(RotateCookieSecret),
     SetClusterVersion(u32),
+    CreateToken(CreateToken),
+    /// Whether the member shall vote. The Raft leader follows.
+    SetSuffrage {
+        node: NodeId,
+        suffrage: Suffrage,
+    },
 }
 
 /// What `init` does.
@@ -51,6 +70,8 @@ pub struct CreateCluster {
     /// The first member joined before there was a state: with Raft's initial membership, so below this index.
     pub founder: NodeId,
     pub founder_as: NewMember,
+    pub founder_key: KeyHash,
+    pub authority: Authority,
     /// UTC.
     pub at: Millis,
 }
@@ -58,6 +79,11 @@ pub struct CreateCluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddMember {
     pub member: NewMember,
+    /// Of the key that its certificate is for.
+    pub key: KeyHash,
+    pub token: TokenUse,
+    /// The member of that name, which is gone for good: removed in the same step.
+    pub replaces: Option<NodeId>,
     /// UTC.
     pub at: Millis,
 }
@@ -71,12 +97,17 @@ impl Command {
             Command::Incarnate { .. } => "incarnate",
             Command::RemoveMember { .. } => "remove-member",
             Command::Assign(_) => "assign",
-            Command::Drain(_) => "drain",
+            Command::SetStandby(_) => "set-standby",
+            Command::SetCutOff { .. } => "set-cut-off",
+            Command::SetDraining { .. } => "set-draining",
+            Command::Pardon(_) => "pardon",
             Command::Sa(_) => "sa",
             Command::Reserve(_) => "reserve",
             Command::Configure(_) => "configure",
             Command::RotateCookieSecret(_) => "rotate-cookie-secret",
             Command::SetClusterVersion(_) => "set-cluster-version",
+            Command::CreateToken(_) => "create-token",
+            Command::SetSuffrage { .. } => "set-suffrage",
         }
     }
 }

@@ -10,6 +10,11 @@ pub const NAME_LEN_MAX: usize = 64;
 /// Octets in the address of a node and in the release of its software.
 pub const ADDRESS_LEN_MAX: usize = 256;
 
+/// Join tokens that have not expired.
+pub const TOKENS_MAX: usize = 1024;
+/// Octets of the certificate of the cluster's authority, and of its key.
+pub const AUTHORITY_LEN_MAX: usize = 4096;
+
 /// Octets of `gateway.toml`.
 pub const CONFIGURATION_LEN_MAX: usize = 1 << 20;
 /// Files that a configuration names, and octets in all of them together, their names included.
@@ -27,6 +32,9 @@ pub const RESERVE_MAX: usize = 4096;
 pub const LEASES_PER_SA_MAX: usize = 8;
 /// Addresses whose last user is remembered after the release; the one released first is forgotten first.
 pub const RELEASED_MAX: usize = 65_536;
+
+/// Replies to the Deletes of peers that are kept for their retransmissions.
+pub const FAREWELLS_MAX: usize = 4096;
 
 /// Octets of a cookie secret; RFC 7296, 2.6 leaves the length to us.
 pub const COOKIE_SECRET_LEN: usize = 32;

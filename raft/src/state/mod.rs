@@ -4,7 +4,9 @@
 //!   members    who belongs, which process runs          segments   who owns what, in which epoch
 //!   sas        IKE SAs with their children              blocks     which ESP numbers may be sent
 //!   pools      inner addresses                          config     the gateway configuration, its revisions
+//!   tokens     who may join                           authority  who signs nodes into the cluster
 //!   cookies    the secret of IKE_SA_INIT cookies        version    the cluster's name and version
+//!   farewells  replies to the Deletes of peers
 //! ```
 //!
 //! `State` is a persistent value: a clone costs nothing and stays as it is, so readers hold one while the next
@@ -13,11 +15,13 @@
 //!
 //! A refused command changes nothing: it works on a copy, which is dropped.
 
+mod authority;
 mod blocks;
 mod codec;
 mod command;
 mod config;
 mod cookies;
+mod farewells;
 pub mod limits;
 mod members;
 mod outcome;
@@ -25,29 +29,33 @@ mod pools;
 mod sas;
 mod segments;
 mod snapshot;
+mod tokens;
 mod version;
 
 #[cfg(test)]
 mod tests;
 
+pub use authority::{Authority, KeyHash};
 pub use blocks::{Reserve, Wanted};
 pub use codec::DecodeError;
 pub use command::{AddMember, Command, CreateCluster};
 pub use config::{Configuration, Configurations, Configure};
 pub use cookies::{Cookies, RotateCookieSecret};
-pub use members::{Member, Members, NewMember, NodeId, Start};
+pub use farewells::Farewells;
+pub use members::{Draining, Member, Members, NewMember, NodeId, Pardon, Start, Suffrage};
 pub use outcome::{Effect, Outcome, Refusal, Reserved, Touched};
 pub use pools::{Lease, Leases, Tenure};
 pub use sas::Sas;
-pub use segments::{Assign, Cause, Drain, Grant, Owner, SegmentState, Segments};
+pub use segments::{Assign, Cause, Grant, Owner, SegmentState, Segments, SetStandby, Takeover};
 pub use snapshot::{SnapshotDecoder, SnapshotError};
+pub use tokens::{CreateToken, Token, TokenId, TokenProof, TokenUse, Tokens};
 pub use version::{Cluster, ClusterId, SPEAKS};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipsec::policy::{Identity, Network};
-use ipsec::record::{ChildRecord, Guard, IkeRecord};
+use ipsec::record::{ChildRecord, Farewell, Guard, IkeRecord};
 use ipsec::types::{ChildSpi, Segment, Spi};
 
 #[derive(Clone, Debug, Default)]
@@ -60,6 +68,8 @@ pub struct State {
     leases: Leases,
     configurations: Configurations,
     cookies: Cookies,
+    farewells: Farewells,
+    tokens: Tokens,
 }
 
 impl State {
@@ -91,9 +101,8 @@ impl State {
         match command {
             Command::CreateCluster(_) => Err(Refusal::AlreadyCreated),
             Command::AddMember(add) => {
-                let id = NodeId(self.applied);
-                self.members.add(id, &add.member, add.at, version)?;
-                Ok((Effect::Joined(id), vec![Touched::Members]))
+                let (id, touched) = self.add_member(add, version)?;
+                Ok((Effect::Joined(id), touched))
             }
             Command::Incarnate { node, expected, start } => {
                 if !self.members.incarnate(*node, *expected, start, version)? {
@@ -108,21 +117,44 @@ impl State {
                 Ok((Effect::Done, touch_segments(stood_by, Touched::Members)))
             }
             Command::Assign(assign) => {
+                let deposed = self.segments.deposed_by(assign);
                 let assigned = self.segments.assign(assign, &self.members)?;
+                deposed.iter().for_each(|&node| self.members.deposed(node, self.applied));
                 for &(segment, epoch) in &assigned {
                     blocks::renew(&mut self.sas, segment, epoch);
                 }
-                let touched = assigned.iter().map(|&(segment, _)| Touched::Segment(segment)).collect();
+                let mut touched: Vec<Touched> =
+                    assigned.iter().map(|&(segment, _)| Touched::Segment(segment)).collect();
+                touched.extend((!deposed.is_empty()).then_some(Touched::Members));
                 Ok((Effect::Assigned(assigned), touched))
             }
-            Command::Drain(drain) => {
-                self.segments.drain(drain, &self.members)?;
-                let touched = drain.segments.iter().map(|&(segment, _)| Touched::Segment(segment)).collect();
+            Command::SetStandby(set) => {
+                self.segments.set_standby(set, &self.members)?;
+                let touched = set.segments.iter().map(|&(segment, _)| Touched::Segment(segment)).collect();
                 Ok((Effect::Done, touched))
+            }
+            Command::SetCutOff { node, incarnation, cut_off } => {
+                if !self.members.set_cut_off(*node, *incarnation, *cut_off)? {
+                    return Ok((Effect::Unchanged, Vec::new()));
+                }
+                Ok((Effect::Done, vec![Touched::Members]))
+            }
+            Command::SetDraining { node, draining } => {
+                if !self.members.set_draining(*node, *draining)? {
+                    return Ok((Effect::Unchanged, Vec::new()));
+                }
+                Ok((Effect::Done, vec![Touched::Members]))
+            }
+            Command::Pardon(pardon) => {
+                self.members.pardon(pardon)?;
+                Ok((Effect::Done, vec![Touched::Members]))
             }
             Command::Sa(change) => {
                 self.segments.check_guard(&change.guard, &self.members)?;
                 let written = self.sas.apply(&mut self.leases, self.applied, change)?;
+                if let Some(farewell) = change.farewell() {
+                    self.farewells.add(self.applied, farewell);
+                }
                 Ok((Effect::Done, written.into_iter().map(Touched::Ike).collect()))
             }
             Command::Reserve(reserve) => {
@@ -145,7 +177,34 @@ impl State {
                 cluster.set_version(*version, &self.members)?;
                 Ok((Effect::Done, vec![Touched::Cluster]))
             }
+            Command::CreateToken(create) => {
+                self.tokens.create(create)?;
+                Ok((Effect::Done, vec![Touched::Tokens]))
+            }
+            Command::SetSuffrage { node, suffrage } => match self.members.set_suffrage(*node, *suffrage)? {
+                true => Ok((Effect::Done, vec![Touched::Members])),
+                false => Ok((Effect::Unchanged, Vec::new())),
+            },
         }
+    }
+
+    /// A join that was cut off and comes again, with the same key, finds itself and takes no second use.
+    fn add_member(&mut self, add: &AddMember, version: u32) -> Result<(NodeId, Vec<Touched>), Refusal> {
+        if let Some(member) = self.members.joined_before(&add.member.name, add.key) {
+            return Ok((member.id, Vec::new()));
+        }
+        let id = NodeId(self.applied);
+        let suffrage = self.tokens.take(&add.token, add.at)?;
+        let mut touched = vec![Touched::Members, Touched::Tokens];
+        match add.replaces {
+            None => self.members.add(id, &add.member, add.key, suffrage, add.at, version)?,
+            Some(old) => {
+                let stood_by = self.segments.forget(old)?;
+                touched.extend(stood_by.into_iter().map(Touched::Segment));
+                self.members.replace(old, id, &add.member, add.key, suffrage, add.at, version)?;
+            }
+        }
+        Ok((id, touched))
     }
 
     fn create(&mut self, create: &CreateCluster) -> Result<(Effect, Vec<Touched>), Refusal> {
@@ -155,8 +214,9 @@ impl State {
         if create.founder.0 >= self.applied {
             return Err(Refusal::UnknownNode);
         }
-        let cluster = Cluster::create(&create.name, create.id, create.at)?;
-        self.members.add(create.founder, &create.founder_as, create.at, cluster.version)?;
+        let cluster = Cluster::create(&create.name, create.id, &create.authority, create.at)?;
+        let CreateCluster { founder, founder_as, founder_key, at, .. } = create;
+        self.members.add(*founder, founder_as, *founder_key, Suffrage::Voter, *at, cluster.version)?;
         self.cluster = Some(cluster);
         Ok((Effect::Joined(create.founder), vec![Touched::Cluster, Touched::Members]))
     }
@@ -171,6 +231,8 @@ impl State {
         self.leases.check(self.applied)?;
         self.configurations.check()?;
         self.cookies.check()?;
+        self.farewells.check(self.applied)?;
+        self.tokens.check()?;
         for record in self.sas.iter() {
             let grant = self.segments.get(record.segment());
             let fits = record.children.iter().all(|child| child.block.epoch == grant.epoch);
@@ -265,8 +327,17 @@ impl State {
         self.configurations.get(revision)
     }
 
+    /// What stays of an IKE SA that the peer has ended.
+    pub fn farewell(&self, spi: Spi) -> Option<&Arc<Farewell>> {
+        self.farewells.get(spi)
+    }
+
     pub fn cookies(&self) -> &Cookies {
         &self.cookies
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 }
 

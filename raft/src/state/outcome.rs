@@ -30,6 +30,7 @@ pub enum Touched {
     Ike(Spi),
     Configuration,
     Cookies,
+    Tokens,
 }
 
 /// What a command did.
@@ -70,6 +71,16 @@ pub enum Refusal {
     NameTaken,
     TooManyMembers,
     LastMember,
+    /// Nobody would be left to vote.
+    LastVoter,
+    /// Another member has that key.
+    KeyTaken,
+    TokenUnknown,
+    TokenExpired,
+    TokenUsedUp,
+    /// Without uses, without a lifetime, or with an id that is taken.
+    BadToken,
+    TooManyTokens,
     UnknownNode,
     /// Zero, of another node, or named by a grant: only fresh ones count.
     BadIncarnation,
@@ -84,6 +95,16 @@ pub enum Refusal {
     SoftwareTooOld {
         needs: u32,
     },
+    /// The node was pardoned since then.
+    StandingChanged {
+        current: u64,
+    },
+    /// Another process of the promising node runs, or it is no promise that counts.
+    PromiseForgotten {
+        node: NodeId,
+    },
+    /// The promisers are not in order.
+    BadPromisers,
     /// The segments of an assignment are none, or not in order.
     BadSegments,
     /// The segment was assigned meanwhile.
@@ -148,6 +169,12 @@ impl fmt::Display for Refusal {
             Refusal::IncarnationChanged { current } => {
                 return write!(f, "process {current} of that node has started meanwhile");
             }
+            Refusal::StandingChanged { current } => {
+                return write!(f, "the node was pardoned meanwhile: its standing is {current}");
+            }
+            Refusal::PromiseForgotten { node } => {
+                return write!(f, "node {node} has started anew, and forgotten its promise");
+            }
             Refusal::VersionNotHigher { current } => {
                 return write!(f, "the cluster is at version {current} already");
             }
@@ -161,11 +188,19 @@ impl fmt::Display for Refusal {
             Refusal::NameTaken => "another member has that name",
             Refusal::TooManyMembers => "the cluster has its most members",
             Refusal::LastMember => "the last member stays",
+            Refusal::LastVoter => "the last voter stays one",
+            Refusal::KeyTaken => "another member has that key",
+            Refusal::TokenUnknown => "the cluster knows no such token",
+            Refusal::TokenExpired => "the token has expired",
+            Refusal::TokenUsedUp => "the token is used up",
+            Refusal::BadToken => "a token needs a use, a lifetime and an id of its own",
+            Refusal::TooManyTokens => "there are too many tokens; wait until some have expired",
             Refusal::UnknownNode => "no such member",
             Refusal::BadIncarnation => "the incarnation is zero or was used before",
             Refusal::NotRunning => "another process of that node is running",
             Refusal::OwnsSegments => "the node still owns segments",
             Refusal::BadSegments => "the segments are none or not in order",
+            Refusal::BadPromisers => "the promisers are not in order",
             Refusal::StandbyIsOwner => "the standby is the owner",
             Refusal::TooLarge => "it is too large",
             Refusal::BadCookieSecret => "a cookie secret has 32 octets",

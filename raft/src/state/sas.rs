@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use ipsec::policy::Identity;
-use ipsec::record::{Change, ChildRecord, IkeRecord, Refusal, Step};
+use ipsec::record::{Change, ChildRecord, Claimed, IkeRecord, Refusal, Step};
 use ipsec::types::{ChildSpi, EspSeq, Revision, Segment, Spi};
 
 use super::limits::LEASES_PER_SA_MAX;
@@ -208,6 +208,8 @@ impl Sas {
                 ensure(child.spi_in.segment() == spi.segment(), "a child in another segment")?;
                 ensure(child.granted <= child.last_number(), "numbers granted past the last")?;
                 ensure(child.block.last <= child.granted, "a block past what was granted")?;
+                let sound = |claimed: Claimed| claimed.floor <= claimed.ceiling;
+                ensure(child.claimed.is_none_or(sound), "a claim that ends below its beginning")?;
             }
             for &address in &record.inner_addresses {
                 ensure(leases.holder(address) == Some(spi), "an inner address without a lease")?;

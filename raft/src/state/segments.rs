@@ -2,18 +2,20 @@
 //!
 //! ```text
 //!                 Assign              Incarnate of the owner, or a later process of it
-//!   Unassigned ───────────> Owned ──────────────────────────────────────────────> Orphaned
-//!                           │ ^ ^ Assign                                        ^   │
-//!                     Drain │ │ └───────────────────────────────────────────────│───┘ Assign
-//!                           v │ Assign                                          │
-//!                        Draining ──────────────────────────────────────────────┘
+//!   Unassigned ───────────> Owned ─────────────────────────────────────────────> Orphaned
+//!                            ^ ^                                                    │
+//!                     Assign └─┘ └──────────────────── Assign ──────────────────────┘
 //! ```
+//!
+//! A planned move is no state of its own: owner and target settle it between them, and one `Assign` ends it.
 //!
 //! `Assign` raises the epoch by one, always: also when the same node takes the segment again. A guard holds only
 //! while its segment is served in exactly its epoch by exactly its incarnation (I6).
 //!
 //! Invariants: an epoch never falls; an owner is a member and, while the segment is served, its running process;
 //! a standby is a member and not the owner; a segment has an owner if and only if its epoch is not zero.
+
+use std::collections::BTreeSet;
 
 use imbl::OrdMap;
 use ipsec::record::{self, Guard};
@@ -28,10 +30,8 @@ pub enum SegmentState {
     /// Never assigned.
     Unassigned = 1,
     Owned = 2,
-    /// Owned and served; a planned move to the standby is under way.
-    Draining = 3,
     /// The owner's process is gone; nobody serves it until the next assignment.
-    Orphaned = 4,
+    Orphaned = 3,
 }
 
 /// Why a segment was given to its owner.
@@ -70,6 +70,8 @@ pub struct Grant {
     /// Why and when (UTC) this epoch began.
     pub cause: Cause,
     pub since: Millis,
+    /// How long the owner before this one was silent when the leader decided to give the segment to another.
+    pub silent_ms: u64,
 }
 
 /// Gives segments to a node: all of them or, if one does not fit, none.
@@ -84,14 +86,31 @@ pub struct Assign {
     pub cause: Cause,
     /// UTC.
     pub at: Millis,
+    /// From whom, where the owner has not given the segments up itself.
+    pub takeover: Option<Takeover>,
 }
 
-/// Announces a planned move: the owner goes on, and `to` becomes the standby that will take over.
+/// What the leader knew of a silent owner when it decided to move its segments. When any of it has changed meanwhile
+/// the owner may be at work again, and the assignment counts for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// As in `Assign`.
+pub struct Takeover {
+    /// The process that owned all of the segments.
+    pub from: Owner,
+    /// Of its member: a `Pardon` has raised it where the owner came back in time.
+    pub standing: u64,
+    /// The voters that promised to acknowledge that process no more, with the process of each that promised: another
+    /// one has forgotten it. Sorted. None, where the owner is taken for dead without asking.
+    pub promisers: Vec<(NodeId, Incarnation)>,
+    /// How long the owner was silent by then, for people.
+    pub silent_ms: u64,
+}
+
+/// Names who takes segments over when their owner fails. Owner and epoch stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetStandby {
+    /// Sorted, each once, with the epoch that the proposer saw.
     pub segments: Vec<(Segment, Epoch)>,
-    pub to: NodeId,
+    pub standby: Option<NodeId>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -103,18 +122,17 @@ pub struct Segments {
 impl SegmentState {
     /// Which state may follow which; see the drawing above.
     pub fn may_become(self, next: SegmentState) -> bool {
-        use SegmentState::{Draining, Orphaned, Owned, Unassigned};
+        use SegmentState::{Orphaned, Owned, Unassigned};
         match (self, next) {
             (_, Unassigned) => false,
-            (_, Owned) => true,
-            (Owned | Draining, Draining | Orphaned) => true,
-            (Unassigned | Orphaned, Draining | Orphaned) => false,
+            (_, Owned) | (Owned, Orphaned) => true,
+            (Unassigned | Orphaned, Orphaned) => false,
         }
     }
 
     /// True when the owner may act on the segment.
     pub fn is_served(self) -> bool {
-        matches!(self, SegmentState::Owned | SegmentState::Draining)
+        self == SegmentState::Owned
     }
 }
 
@@ -126,6 +144,7 @@ impl Grant {
         epoch: Epoch(0),
         cause: Cause::Created,
         since: Millis(0),
+        silent_ms: 0,
     };
 }
 
@@ -179,6 +198,9 @@ impl Segments {
         }
         check_standby(assign.standby, assign.to, members)?;
         self.check_expected(&assign.segments)?;
+        if let Some(takeover) = &assign.takeover {
+            self.check_takeover(takeover, &assign.segments, members)?;
+        }
         let owner = Owner { node: assign.to, incarnation: assign.incarnation };
         assign
             .segments
@@ -195,6 +217,7 @@ impl Segments {
                         epoch,
                         cause: assign.cause,
                         since: assign.at,
+                        silent_ms: assign.takeover.as_ref().map_or(0, |takeover| takeover.silent_ms),
                     },
                 )?;
                 Ok((segment, epoch))
@@ -202,13 +225,54 @@ impl Segments {
             .collect()
     }
 
-    pub(super) fn drain(&mut self, drain: &Drain, members: &Members) -> Result<(), Refusal> {
-        self.check_expected(&drain.segments)?;
-        for &(segment, _) in &drain.segments {
+    /// The processes from which an assignment takes segments that they serve.
+    pub(super) fn deposed_by(&self, assign: &Assign) -> BTreeSet<NodeId> {
+        let to = Owner { node: assign.to, incarnation: assign.incarnation };
+        let grants = assign.segments.iter().map(|&(segment, _)| self.get(segment));
+        grants
+            .filter(|grant| grant.state.is_served())
+            .filter_map(|grant| grant.owner)
+            .filter(|owner| *owner != to)
+            .map(|owner| owner.node)
+            .collect()
+    }
+
+    fn check_takeover(
+        &self,
+        takeover: &Takeover,
+        segments: &[(Segment, Epoch)],
+        members: &Members,
+    ) -> Result<(), Refusal> {
+        let Takeover { from, standing, promisers, .. } = takeover;
+        let member = members.get(from.node).ok_or(Refusal::UnknownNode)?;
+        if !members.runs(from.node, from.incarnation) {
+            return Err(Refusal::NotRunning);
+        }
+        if member.standing != *standing {
+            return Err(Refusal::StandingChanged { current: member.standing });
+        }
+        if !promisers.is_sorted_by(|(a, _), (b, _)| a < b) {
+            return Err(Refusal::BadPromisers);
+        }
+        // A promise of the owner itself is worth nothing: it is the others who must not acknowledge it.
+        let stale = promisers.iter().find(|(node, run)| *node == from.node || !members.runs(*node, *run));
+        if let Some(&(node, _)) = stale {
+            return Err(Refusal::PromiseForgotten { node });
+        }
+        let of_another = segments.iter().find(|(segment, _)| self.get(*segment).owner != Some(*from));
+        match of_another {
+            Some(&(segment, _)) => Err(Refusal::NotInThisState { segment }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn set_standby(&mut self, set: &SetStandby, members: &Members) -> Result<(), Refusal> {
+        self.check_expected(&set.segments)?;
+        for &(segment, _) in &set.segments {
             let grant = self.get(segment);
             let owner = grant.owner.ok_or(Refusal::NotInThisState { segment })?;
-            check_standby(Some(drain.to), owner.node, members)?;
-            self.set(segment, Grant { state: SegmentState::Draining, standby: Some(drain.to), ..grant })?;
+            check_standby(set.standby, owner.node, members)?;
+            self.table.insert(segment, Grant { standby: set.standby, ..grant });
         }
         Ok(())
     }
@@ -235,12 +299,7 @@ impl Segments {
         let stood_by: Vec<(Segment, Grant)> =
             self.assigned().filter(|(_, grant)| grant.standby == Some(node)).collect();
         for &(segment, grant) in &stood_by {
-            // A planned move to a node that leaves is off: the owner simply goes on.
-            let state = match grant.state {
-                SegmentState::Draining => SegmentState::Owned,
-                state => state,
-            };
-            self.table.insert(segment, Grant { state, standby: None, ..grant });
+            self.table.insert(segment, Grant { standby: None, ..grant });
         }
         Ok(stood_by.into_iter().map(|(segment, _)| segment).collect())
     }
@@ -302,14 +361,9 @@ mod tests {
 
     #[test]
     fn transitions() {
-        use SegmentState::{Draining, Orphaned, Owned, Unassigned};
-        let all = [Unassigned, Owned, Draining, Orphaned];
-        let allowed = [
-            (Unassigned, vec![Owned]),
-            (Owned, vec![Owned, Draining, Orphaned]),
-            (Draining, vec![Owned, Draining, Orphaned]),
-            (Orphaned, vec![Owned]),
-        ];
+        use SegmentState::{Orphaned, Owned, Unassigned};
+        let all = [Unassigned, Owned, Orphaned];
+        let allowed = [(Unassigned, vec![Owned]), (Owned, vec![Owned, Orphaned]), (Orphaned, vec![Owned])];
         for (from, to) in allowed {
             for next in all {
                 assert_eq!(from.may_become(next), to.contains(&next), "{from:?} -> {next:?}");

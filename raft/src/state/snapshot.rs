@@ -1,8 +1,8 @@
 //! The whole state as a stream of records, and the digest over them.
 //!
 //! ```text
-//!   header  cluster  member*  segment*  ike*  lease*  configuration*  cookies  end
-//!           '------------- the digest is over these -----------------------'
+//!   header  cluster  member*  segment*  ike*  lease*  configuration*  cookies  farewell*  token*  end
+//!           '----------------- the digest is over these -----------------------------------'
 //! ```
 //!
 //! Each record is an octet of format version and a protobuf (tags are never used again), tables in the order above
@@ -27,6 +27,7 @@ use super::limits::SNAPSHOT_RECORD_LEN_MAX;
 use super::members::{Member, NodeId};
 use super::pools::{Lease, Tenure};
 use super::segments::{Grant, Owner};
+use super::tokens::{Token, TokenId};
 use super::version::Cluster;
 
 /// Why octets are no snapshot of ours.
@@ -104,6 +105,8 @@ impl State {
         let leases = self.leases.iter().map(|it| pb::Kind::Lease(it.into()));
         let history = self.configurations.history().map(|it| pb::Kind::Configuration((&**it).into()));
         let cookies = std::iter::once_with(|| pb::Kind::Cookies((&self.cookies).into()));
+        let farewells = self.farewells.iter().map(|it| pb::Kind::Farewell(it.into()));
+        let tokens = self.tokens.iter().map(|it| pb::Kind::Token(it.into()));
         cluster
             .chain(members)
             .chain(segments)
@@ -111,6 +114,8 @@ impl State {
             .chain(leases)
             .chain(history)
             .chain(cookies)
+            .chain(farewells)
+            .chain(tokens)
             .map(octets)
     }
 }
@@ -180,7 +185,8 @@ impl SnapshotDecoder {
                 None => Ok(()),
                 Some(_) => Err("two clusters"),
             },
-            pb::Kind::Member(it) => state.members.restore(it.into()),
+            pb::Kind::Member(it) => state.members.restore(it.try_into()?),
+            pb::Kind::Token(it) => state.tokens.restore(it.try_into()?),
             pb::Kind::Segment(it) => {
                 let (segment, grant) = it.try_into()?;
                 state.segments.restore(segment, grant)
@@ -192,6 +198,7 @@ impl SnapshotDecoder {
                 state.cookies = it.into();
                 Ok(())
             }
+            pb::Kind::Farewell(it) => state.farewells.restore(it.index, it.into()),
         };
         sound.map_err(SnapshotError::Unsound)
     }
@@ -219,159 +226,18 @@ fn octets(kind: pb::Kind) -> Vec<u8> {
     octets
 }
 
-mod pb {
-    use super::codec::pb::File;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Record {
-        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
-        pub kind: Option<Kind>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Oneof)]
-    pub enum Kind {
-        #[prost(message, tag = "1")]
-        Header(Header),
-        #[prost(message, tag = "2")]
-        Cluster(Cluster),
-        #[prost(message, tag = "3")]
-        Member(Member),
-        #[prost(message, tag = "4")]
-        Segment(Segment),
-        /// `ipsec::record::IkeRecord`
-        #[prost(bytes, tag = "5")]
-        Ike(Vec<u8>),
-        #[prost(message, tag = "6")]
-        Lease(Lease),
-        #[prost(message, tag = "7")]
-        Configuration(Configuration),
-        #[prost(message, tag = "8")]
-        Cookies(Cookies),
-        #[prost(message, tag = "9")]
-        End(End),
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Header {
-        #[prost(uint64, tag = "1")]
-        pub applied: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Cluster {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(bytes = "vec", tag = "2")]
-        pub id: Vec<u8>,
-        #[prost(uint64, tag = "3")]
-        pub created_at: u64,
-        #[prost(uint32, tag = "4")]
-        pub version: u32,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Member {
-        #[prost(uint64, tag = "1")]
-        pub id: u64,
-        #[prost(string, tag = "2")]
-        pub name: String,
-        #[prost(string, tag = "3")]
-        pub address: String,
-        #[prost(string, tag = "4")]
-        pub software: String,
-        #[prost(uint32, tag = "5")]
-        pub speaks: u32,
-        #[prost(fixed64, tag = "6")]
-        pub incarnation: u64,
-        #[prost(uint64, tag = "7")]
-        pub joined_at: u64,
-        #[prost(uint64, tag = "8")]
-        pub started_at: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Segment {
-        #[prost(uint32, tag = "1")]
-        pub segment: u32,
-        #[prost(uint32, tag = "2")]
-        pub state: u32,
-        #[prost(message, optional, tag = "3")]
-        pub owner: Option<Owner>,
-        #[prost(uint64, optional, tag = "4")]
-        pub standby: Option<u64>,
-        #[prost(uint32, tag = "5")]
-        pub epoch: u32,
-        #[prost(uint32, tag = "6")]
-        pub cause: u32,
-        #[prost(uint64, tag = "7")]
-        pub since: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Owner {
-        #[prost(uint64, tag = "1")]
-        pub node: u64,
-        #[prost(fixed64, tag = "2")]
-        pub incarnation: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Lease {
-        #[prost(bytes = "vec", tag = "1")]
-        pub address: Vec<u8>,
-        /// As in the ID payload (RFC 7296, 3.5).
-        #[prost(uint32, tag = "2")]
-        pub peer_kind: u32,
-        #[prost(bytes = "vec", tag = "3")]
-        pub peer: Vec<u8>,
-        /// Zero: released.
-        #[prost(fixed64, tag = "4")]
-        pub held_by: u64,
-        #[prost(uint64, tag = "5")]
-        pub released: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Configuration {
-        #[prost(uint64, tag = "1")]
-        pub revision: u64,
-        #[prost(string, tag = "2")]
-        pub toml: String,
-        #[prost(message, repeated, tag = "3")]
-        pub files: Vec<File>,
-        #[prost(string, tag = "4")]
-        pub comment: String,
-        #[prost(uint64, tag = "5")]
-        pub at: u64,
-        #[prost(string, tag = "6")]
-        pub by: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Cookies {
-        #[prost(uint32, tag = "1")]
-        pub version: u32,
-        #[prost(bytes = "vec", optional, tag = "2")]
-        pub current: Option<Vec<u8>>,
-        #[prost(bytes = "vec", optional, tag = "3")]
-        pub previous: Option<Vec<u8>>,
-        #[prost(uint64, tag = "4")]
-        pub rotated_at: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct End {
-        #[prost(uint64, tag = "1")]
-        pub records: u64,
-        #[prost(bytes = "vec", tag = "2")]
-        pub digest: Vec<u8>,
-    }
-}
+pub(super) mod pb;
 
 impl From<&Cluster> for pb::Cluster {
     fn from(it: &Cluster) -> Self {
         let created_at = it.created_at.0;
-        pb::Cluster { name: it.name.clone(), id: it.id.0.to_vec(), created_at, version: it.version }
+        pb::Cluster {
+            name: it.name.clone(),
+            id: it.id.0.to_vec(),
+            created_at,
+            version: it.version,
+            authority: Some((&it.authority).into()),
+        }
     }
 }
 
@@ -379,7 +245,8 @@ impl TryFrom<pb::Cluster> for Cluster {
     type Error = DecodeError;
     fn try_from(it: pb::Cluster) -> Result<Self> {
         let id = codec::cluster_id(&it.id)?;
-        Ok(Cluster { name: it.name, id, created_at: Millis(it.created_at), version: it.version })
+        let authority = need(it.authority, "an authority")?.into();
+        Ok(Cluster { name: it.name, id, created_at: Millis(it.created_at), version: it.version, authority })
     }
 }
 
@@ -394,13 +261,21 @@ impl From<&Member> for pb::Member {
             incarnation: it.incarnation.0,
             joined_at: it.joined_at.0,
             started_at: it.started_at.0,
+            draining: it.draining as u32,
+            standing: it.standing,
+            taken_at: it.taken_at,
+            key: it.key.0.to_vec(),
+            suffrage: it.suffrage as u32,
+            replaces: it.replaces.map(|node| node.0),
+            cut_off: it.cut_off,
         }
     }
 }
 
-impl From<pb::Member> for Member {
-    fn from(it: pb::Member) -> Self {
-        Member {
+impl TryFrom<pb::Member> for Member {
+    type Error = DecodeError;
+    fn try_from(it: pb::Member) -> Result<Self> {
+        Ok(Member {
             id: NodeId(it.id),
             name: it.name,
             address: it.address,
@@ -409,7 +284,41 @@ impl From<pb::Member> for Member {
             incarnation: Incarnation(it.incarnation),
             joined_at: Millis(it.joined_at),
             started_at: Millis(it.started_at),
+            draining: codec::draining(it.draining)?,
+            standing: it.standing,
+            taken_at: it.taken_at,
+            key: codec::key_hash(&it.key)?,
+            suffrage: codec::suffrage(it.suffrage)?,
+            replaces: it.replaces.map(NodeId),
+            cut_off: it.cut_off,
+        })
+    }
+}
+
+impl From<&Token> for pb::Token {
+    fn from(it: &Token) -> Self {
+        pb::Token {
+            id: it.id.0,
+            proof: it.proof.0.to_vec(),
+            role: it.role as u32,
+            uses_left: it.uses_left,
+            created_at: it.created_at.0,
+            expires_at: it.expires_at.0,
         }
+    }
+}
+
+impl TryFrom<pb::Token> for Token {
+    type Error = DecodeError;
+    fn try_from(it: pb::Token) -> Result<Self> {
+        Ok(Token {
+            id: TokenId(it.id),
+            proof: codec::token_proof(&it.proof)?,
+            role: codec::suffrage(it.role)?,
+            uses_left: it.uses_left,
+            created_at: Millis(it.created_at),
+            expires_at: Millis(it.expires_at),
+        })
     }
 }
 
@@ -424,6 +333,7 @@ impl From<(Segment, Grant)> for pb::Segment {
             epoch: grant.epoch.0,
             cause: grant.cause as u32,
             since: grant.since.0,
+            silent_ms: grant.silent_ms,
         }
     }
 }
@@ -439,6 +349,7 @@ impl TryFrom<pb::Segment> for (Segment, Grant) {
             epoch: Epoch(it.epoch),
             cause: codec::cause(it.cause)?,
             since: Millis(it.since),
+            silent_ms: it.silent_ms,
         };
         Ok((codec::segment(it.segment)?, grant))
     }

@@ -10,7 +10,8 @@ use std::fmt;
 
 use ipsec::types::Millis;
 
-use super::limits::NAME_LEN_MAX;
+use super::authority::Authority;
+use super::limits::{AUTHORITY_LEN_MAX, NAME_LEN_MAX};
 use super::members::Members;
 use super::outcome::Refusal;
 
@@ -28,12 +29,23 @@ pub struct Cluster {
     /// UTC.
     pub created_at: Millis,
     pub version: u32,
+    /// Who signs nodes into it.
+    pub authority: Authority,
 }
 
 impl Cluster {
-    pub(super) fn create(name: &str, id: ClusterId, at: Millis) -> Result<Cluster, Refusal> {
+    pub(super) fn create(
+        name: &str,
+        id: ClusterId,
+        authority: &Authority,
+        at: Millis,
+    ) -> Result<Cluster, Refusal> {
         check_name(name)?;
-        Ok(Cluster { name: name.to_owned(), id, created_at: at, version: 1 })
+        if authority.certificate.len() > AUTHORITY_LEN_MAX || authority.key.len() > AUTHORITY_LEN_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        let authority = authority.clone();
+        Ok(Cluster { name: name.to_owned(), id, created_at: at, version: 1, authority })
     }
 
     pub(super) fn set_version(&mut self, version: u32, members: &Members) -> Result<(), Refusal> {

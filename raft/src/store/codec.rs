@@ -133,13 +133,7 @@ impl From<MembersMessage> for Members {
 impl Payload {
     /// The octets hold what the command holds: keys.
     pub fn encode(&self) -> Secret {
-        let message = match self {
-            Payload::Blank => PayloadMessage::default(),
-            Payload::Command(octets) => {
-                PayloadMessage { command: Some(octets.as_bytes().to_vec()), members: None }
-            }
-            Payload::Members(members) => PayloadMessage { command: None, members: Some(members.into()) },
-        };
+        let message = PayloadMessage::from(self);
         let encoded = Secret::from(message.encode_to_vec());
         message.wipe();
         encoded
@@ -152,8 +146,21 @@ impl Payload {
 
 impl PayloadMessage {
     /// Hands the command's octets to a holder that wipes them.
-    fn wipe(self) {
+    pub(crate) fn wipe(self) {
         drop(self.command.map(Secret::from));
+    }
+}
+
+impl From<&Payload> for PayloadMessage {
+    /// The caller wipes it.
+    fn from(payload: &Payload) -> PayloadMessage {
+        match payload {
+            Payload::Blank => PayloadMessage::default(),
+            Payload::Command(octets) => {
+                PayloadMessage { command: Some(octets.as_bytes().to_vec()), members: None }
+            }
+            Payload::Members(members) => PayloadMessage { command: None, members: Some(members.into()) },
+        }
     }
 }
 

@@ -1,15 +1,15 @@
 //! Whose directory this is: one cluster, one node id, one process at a time.
 //!
 //! ```text
-//!   vacant ──bind──> founding ──settle──> member
-//!                       │                   │
-//!                       └── quarantine <────┘     for ever
+//!   vacant ──bind──> founding or joining ──settle──> member ──leave──> vacant
+//!                             │                        │
+//!                             └────── quarantine <─────┘     for ever
 //! ```
 //!
 //! A node id stands for a promise: what was acknowledged under it is on this disk. A directory that lost something
 //! cannot keep that promise, so damage puts it into quarantine and the node comes back under a new id (DESIGN 8).
-//! `founding` is the short time in which the first member of a cluster may write its first entry again after a
-//! crash; a `member` never does, so an emptied log is found out.
+//! `founding` and `joining` are the short time in which a node may begin its log again after a crash; a `member` never
+//! does, so an emptied log is found out.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -28,6 +28,13 @@ const VERSION: u32 = 1;
 const LEN_MAX: u64 = 64 * 1024;
 const PROOF: &[u8] = b"this storage key fits";
 
+/// What a log begun leaves behind.
+const BEGUN: [&str; 3] = ["log", "snapshots", "witness"];
+/// What there is of a member, in the order in which it goes.
+const OF_A_MEMBER: [&str; 6] = ["log", "snapshots", "witness", "identity", "credentials", "joining"];
+/// Stands while a directory is being emptied.
+const LEFT: &str = "left";
+
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -43,6 +50,8 @@ pub struct Identity {
 pub enum Phase {
     /// Its first entry may not be on disk yet.
     Founding,
+    /// Taken in by a cluster; nothing was acknowledged yet.
+    Joining,
     /// Its log has been begun.
     Member,
 }
@@ -73,6 +82,8 @@ struct IdentityMessage {
     name: String,
     #[prost(string, tag = "7")]
     address: String,
+    #[prost(bool, tag = "8")]
+    joining: bool,
 }
 
 impl DataDir {
@@ -86,6 +97,9 @@ impl DataDir {
         let lock = lock(path)?;
         let key_file = key_file.map_or_else(|| path.join(KEY_FILE), Path::to_owned);
         let dir = DataDir { path: path.to_owned(), key_file, _lock: lock };
+        if dir.file(LEFT).exists() {
+            dir.finish_leaving()?;
+        }
         match fs::read_to_string(dir.file("quarantine")) {
             Ok(what) => {
                 Err(StoreError::Quarantined { dir: path.to_owned(), what: what.trim_end().to_owned() })
@@ -119,7 +133,11 @@ impl DataDir {
         }
         let cluster = <[u8; 16]>::try_from(message.cluster.as_slice())
             .map_err(|_| StoreError::damaged(&self.path, "the identity names no cluster"))?;
-        let phase = if message.member { Phase::Member } else { Phase::Founding };
+        let phase = match (message.member, message.joining) {
+            (true, _) => Phase::Member,
+            (false, true) => Phase::Joining,
+            (false, false) => Phase::Founding,
+        };
         let identity = Identity {
             cluster: ClusterId(cluster),
             cluster_name: message.cluster_name,
@@ -132,7 +150,7 @@ impl DataDir {
 
     /// Binds a vacant directory to a cluster and a node id, or writes the phase anew.
     pub fn bind(&self, identity: &Identity) -> Result<Vault, StoreError> {
-        let vault = Vault::open(&self.key_file, identity.phase == Phase::Founding, &self.path)?;
+        let vault = Vault::open(&self.key_file, identity.phase != Phase::Member, &self.path)?;
         let proof = vault.seal(&proof_place(&identity.cluster.0, identity.node.0), PROOF);
         let message = IdentityMessage {
             cluster: identity.cluster.0.to_vec(),
@@ -142,6 +160,7 @@ impl DataDir {
             proof,
             name: identity.me.name.clone(),
             address: identity.me.address.clone(),
+            joining: identity.phase == Phase::Joining,
         };
         let body = message.encode_to_vec();
         let mut octets = MAGIC.to_vec();
@@ -150,6 +169,35 @@ impl DataDir {
         octets.extend_from_slice(&body);
         write_whole(&self.file("identity"), &octets)?;
         Ok(vault)
+    }
+
+    /// The key of a directory that no cluster has yet; made now when there is none.
+    pub fn vault(&self) -> Result<Vault, StoreError> {
+        Vault::open(&self.key_file, true, &self.path)
+    }
+
+    /// The node has left its cluster: nothing of it stays but the storage key. The id is never used again, so there
+    /// is no promise left to keep. A crash in between is finished at the next start.
+    pub fn leave(&self) -> Result<(), StoreError> {
+        write_whole(&self.file(LEFT), b"")?;
+        self.finish_leaving()
+    }
+
+    fn finish_leaving(&self) -> Result<(), StoreError> {
+        for name in OF_A_MEMBER {
+            let path = self.file(name);
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        sync_dir(&self.path)?;
+        let mark = self.file(LEFT);
+        fs::remove_file(&mark).map_err(StoreError::io("remove", &mark))?;
+        sync_dir(&self.path)
     }
 
     /// Marks the directory as never to be used again, and gives back the error to end with. What is in it stays as it
@@ -165,7 +213,7 @@ impl DataDir {
 
     /// Refuses a directory that has a log or snapshots but no identity.
     fn vacant(&self) -> Result<(), StoreError> {
-        for leftover in ["log", "snapshots", "witness"] {
+        for leftover in BEGUN {
             if self.file(leftover).exists() {
                 return Err(StoreError::damaged(&self.path, format!("there is {leftover} but no identity")));
             }
@@ -330,6 +378,24 @@ mod tests {
         let refused = DataDir::take(dir.path(), None).unwrap_err();
         assert!(refused.to_string().contains("entry 7 is gone"), "{refused}");
         assert!(refused.remedy().contains("new id"), "{}", refused.remedy());
+    }
+
+    #[test]
+    fn who_has_left_may_join_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDir::take(dir.path(), None).unwrap();
+        held.bind(&Identity { phase: Phase::Joining, ..identity() }).unwrap();
+        assert_eq!(held.identity().unwrap().unwrap().0.phase, Phase::Joining);
+        fs::create_dir(held.file("log")).unwrap();
+        fs::write(held.file("log").join("db"), b"entries").unwrap();
+        held.leave().unwrap();
+        assert!(held.identity().unwrap().is_none());
+        // Cut off in the middle: the identity is gone and the log is not.
+        fs::create_dir(held.file("log")).unwrap();
+        fs::write(held.file(LEFT), b"").unwrap();
+        drop(held);
+        let held = DataDir::take(dir.path(), None).unwrap();
+        assert!(held.identity().unwrap().is_none() && !held.file(LEFT).exists());
     }
 
     #[test]

@@ -5,9 +5,12 @@
 //!     lock          held while a process uses the directory
 //!     identity      cluster id, node id, and a proof of the storage key            identity
 //!     storage.key   seals everything below; mode 0600; may live elsewhere          seal
+//!     credentials   the node's key and certificates, sealed                        credentials
+//!     joining       the key that a vacant node asks to be taken in with            credentials
 //!     log/          the Raft log, votes and marks (sled 0.34.7)                    sled
 //!     witness       how far the log was acknowledged, told apart from the log      witness
 //!     snapshots/    the replicated state as of one log id, one file each           snapshot
+//!     left          there only while a member that has left is being cleared away  identity
 //!     quarantine    there only after damage: why nothing here may be used again    identity
 //! ```
 //!
@@ -16,6 +19,7 @@
 //! types: a new openraft does not change what is on disk.
 
 pub mod codec;
+pub mod credentials;
 mod error;
 pub mod identity;
 pub mod seal;

@@ -54,6 +54,25 @@ pub struct SnapshotFile {
     file: Arc<File>,
     path: PathBuf,
     seal: Arc<Seal>,
+    received: Option<Arc<Received>>,
+}
+
+/// What came from another node and was found to be whole.
+#[derive(Debug)]
+struct Received {
+    state: State,
+    _unfinished: Unfinished,
+}
+
+/// A file that is removed with its holder, unless it has another name by then.
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Usually it was renamed. When it cannot be removed, the next start does it.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// The directory of snapshots of one node. It keeps the newest.
@@ -96,28 +115,52 @@ impl Snapshots {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<SnapshotFile, StoreError> {
         let name = file_name(&meta);
-        let path = self.dir.join(&name);
-        let unfinished = self.dir.join(name + UNFINISHED);
+        let unfinished = Unfinished(self.dir.join(name + UNFINISHED));
+        let (file, seal) = self.write(&unfinished.0, &meta, write)?;
+        let path = self.finish(&file, &unfinished.0, &meta)?;
+        Ok(SnapshotFile { meta, file: Arc::new(file), path, seal: Arc::new(seal), received: None })
+    }
+
+    /// Writes the state that another node sends, and reads it once. It counts for nothing before it is adopted, and is
+    /// gone with the last holder when it is not.
+    pub fn receive(&self, meta: Meta, octets: &mut dyn Read) -> Result<SnapshotFile, StoreError> {
+        let name = format!("{}.{:016x}{UNFINISHED}", file_name(&meta), OsRng.u64());
+        let unfinished = Unfinished(self.dir.join(name));
+        let (file, seal) = self.write(&unfinished.0, &meta, |out| io::copy(octets, out).map(drop))?;
+        let path = unfinished.0.clone();
+        let mut snapshot =
+            SnapshotFile { meta, file: Arc::new(file), path, seal: Arc::new(seal), received: None };
+        let state = snapshot.state()?;
+        snapshot.received = Some(Arc::new(Received { state, _unfinished: unfinished }));
+        Ok(snapshot)
+    }
+
+    fn write(
+        &self,
+        unfinished: &Path,
+        meta: &Meta,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(File, Seal), StoreError> {
         let written = (|| {
-            let file =
-                File::options().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
-            let (header, seal) = self.header(&meta);
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(unfinished)?;
+            let (header, seal) = self.header(meta);
             let mut out = PieceWriter::begin(BufWriter::new(file), &header, &seal)?;
             write(&mut out)?;
             let file = out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.sync_data()?;
-            fs::rename(&unfinished, &path)?;
             Ok((file, seal))
         })();
-        let (file, seal) = written
-            .inspect_err(|_| {
-                // Room for another try; when it fails, the next start removes it.
-                let _ = fs::remove_file(&unfinished);
-            })
+        written.map_err(StoreError::io("write the snapshot", unfinished))
+    }
+
+    /// Makes a written file the newest snapshot. When it returns that is durable.
+    fn finish(&self, file: &File, unfinished: &Path, meta: &Meta) -> Result<PathBuf, StoreError> {
+        let path = self.dir.join(file_name(meta));
+        file.sync_data()
+            .and_then(|()| fs::rename(unfinished, &path))
             .map_err(StoreError::io("write the snapshot", &path))?;
         sync_dir(&self.dir)?;
-        self.remove_older(&meta)?;
-        Ok(SnapshotFile { meta, file: Arc::new(file), path, seal: Arc::new(seal) })
+        self.remove_older(meta)?;
+        Ok(path)
     }
 
     /// The newest one. Its header is verified here, its pieces when they are read.
@@ -127,10 +170,14 @@ impl Snapshots {
         newest.map(|path| self.open_file(path)).transpose()
     }
 
-    /// Makes `file` this node's own: copies it, sealed anew, unless it is the one that is here already.
+    /// Makes `file` this node's own: gives it its name when it was received here, copies it, sealed anew, when it is of
+    /// another directory. Nothing to do when it is the one that is here already.
     pub fn adopt(&self, file: &SnapshotFile) -> Result<(), StoreError> {
         if file.path == self.dir.join(file_name(&file.meta)) {
             return Ok(());
+        }
+        if file.received.is_some() && file.path.parent() == Some(&self.dir) {
+            return self.finish(&file.file, &file.path, &file.meta).map(drop);
         }
         let mut octets = file.reader()?;
         self.create(file.meta.clone(), |out| io::copy(&mut octets, out).map(drop)).map(drop)
@@ -150,7 +197,7 @@ impl Snapshots {
             return Err(damaged(&path, "is not what its name says"));
         }
         let seal = Seal { vault: self.vault.clone(), place: self.place(&header) };
-        Ok(SnapshotFile { meta, file: Arc::new(file), path, seal: Arc::new(seal) })
+        Ok(SnapshotFile { meta, file: Arc::new(file), path, seal: Arc::new(seal), received: None })
     }
 
     fn header(&self, meta: &Meta) -> (Vec<u8>, Seal) {
@@ -211,6 +258,9 @@ impl SnapshotFile {
 
     /// The state in it. What does not unseal is damage; what does and is no state of ours comes from another version.
     pub fn state(&self) -> Result<State, StoreError> {
+        if let Some(received) = &self.received {
+            return Ok(received.state.clone());
+        }
         match State::decode_snapshot(&mut self.reader()?) {
             Ok(state) => Ok(state),
             Err(SnapshotError::Io(error)) => Err(error

@@ -32,18 +32,38 @@ fn commands() -> Vec<(&'static str, Command)> {
     let Command::Assign(assign) = assign(vec![(SEG, Epoch(2)), (Segment(255), Epoch(0))], A, RUN_A) else {
         panic!("an assignment")
     };
+    let takeover = Takeover {
+        from: Owner { node: NodeId(5), incarnation: RUN_B },
+        standing: 2,
+        promisers: vec![(A, RUN_A), (NodeId(9), Incarnation(0xc1))],
+        silent_ms: 57,
+    };
     vec![
         ("create-cluster", create()),
-        ("add-member", add("edge-2")),
+        (
+            "add-member",
+            Command::AddMember(AddMember { replaces: Some(NodeId(5)), ..add_with("edge-2", OPEN) }),
+        ),
         ("incarnate", start_after(RUN_A, NodeId(5), RUN_B)),
         ("remove-member", Command::RemoveMember { node: NodeId(5) }),
-        ("assign", Command::Assign(Assign { standby: Some(NodeId(5)), ..assign })),
-        ("drain", Command::Drain(Drain { segments: vec![(SEG, Epoch(2))], to: NodeId(5) })),
+        ("assign", Command::Assign(Assign { standby: Some(NodeId(5)), takeover: Some(takeover), ..assign })),
+        ("pardon", Command::Pardon(Pardon { node: NodeId(5), standing: 3 })),
+        (
+            "set-standby",
+            Command::SetStandby(SetStandby {
+                segments: vec![(SEG, Epoch(2)), (Segment(8), Epoch(1))],
+                standby: Some(NodeId(5)),
+            }),
+        ),
+        ("set-cut-off", Command::SetCutOff { node: NodeId(5), incarnation: RUN_B, cut_off: true }),
+        ("set-draining", Command::SetDraining { node: NodeId(5), draining: Draining::UntilUndrain }),
         ("sa", Command::Sa(change)),
         ("reserve", reserve(guard, spi(SEG, 1), child_spi(SEG, 1), 123_456)),
         ("configure", configure(3, "version = 1\n")),
         ("rotate-cookie-secret", rotate(3, 0x5a)),
         ("set-cluster-version", Command::SetClusterVersion(2)),
+        ("create-token", token(OPEN, Suffrage::Learner, 3, 9_000)),
+        ("set-suffrage", Command::SetSuffrage { node: NodeId(5), suffrage: Suffrage::Learner }),
     ]
 }
 
@@ -54,8 +74,13 @@ fn state() -> State {
     world.establish(spi(SEG, 2), child_spi(SEG, 2), "bob@example.org", &["10.99.0.2"]);
     let command = world.sa(spi(SEG, 2), vec![Step::Remove { why: Why::PeerDeleted }]);
     world.done(command);
-    world.done(assign(vec![(SEG, Epoch(1))], b, RUN_B));
-    world.done(Command::Drain(Drain { segments: vec![(SEG, Epoch(2))], to: A }));
+    let Command::Assign(plain) = assign(vec![(SEG, Epoch(1))], b, RUN_B) else { panic!("an assignment") };
+    let from = Owner { node: A, incarnation: RUN_A };
+    let takeover = Takeover { from, standing: 0, promisers: vec![(b, RUN_B)], silent_ms: 57 };
+    world.done(Command::Assign(Assign { takeover: Some(takeover), ..plain }));
+    world.done(Command::SetStandby(SetStandby { segments: vec![(SEG, Epoch(2))], standby: Some(A) }));
+    world.done(Command::SetDraining { node: b, draining: Draining::UntilStart });
+    world.done(Command::Pardon(Pardon { node: A, standing: 0 }));
     world.done(configure(0, "version = 1\n"));
     world.done(configure(1, "version = 1 # again\n"));
     world.done(rotate(0, 1));

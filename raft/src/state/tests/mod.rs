@@ -5,6 +5,7 @@ mod leases;
 mod random;
 mod rules;
 mod sas;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +27,10 @@ const A: NodeId = NodeId(0);
 const NONE: Incarnation = Incarnation(0);
 const RUN_A: Incarnation = Incarnation(0xa1);
 const RUN_B: Incarnation = Incarnation(0xb1);
+const RUN_C: Incarnation = Incarnation(0xc1);
 const SEG: Segment = Segment(7);
+/// A token that everybody may use.
+const OPEN: TokenUse = TokenUse { id: TokenId(1), proof: TokenProof([1; 32]) };
 
 /// Two replicas: `twin` gets each command through its octets. They must never differ.
 #[derive(Default)]
@@ -41,6 +45,7 @@ impl World {
     fn new() -> World {
         let mut world = World { index: 1, ..World::default() };
         world.done(create());
+        world.done(token(OPEN, Suffrage::Voter, u32::MAX, u64::MAX));
         world.done(start_after(NONE, A, RUN_A));
         let segments = Segment::all().map(|segment| (segment, Epoch(0))).collect();
         world.done(assign(segments, A, RUN_A));
@@ -126,6 +131,8 @@ fn create() -> Command {
         id: ClusterId([3; 16]),
         founder: A,
         founder_as: new_member("a"),
+        founder_key: key("a"),
+        authority: Authority { certificate: vec![0x30; 40], key: secret(9) },
         at: Millis(1),
     })
 }
@@ -135,7 +142,21 @@ fn new_member(name: &str) -> NewMember {
 }
 
 fn add(name: &str) -> Command {
-    Command::AddMember(AddMember { member: new_member(name), at: Millis(2) })
+    Command::AddMember(add_with(name, OPEN))
+}
+
+fn add_with(name: &str, token: TokenUse) -> AddMember {
+    AddMember { member: new_member(name), key: key(name), token, replaces: None, at: Millis(2) }
+}
+
+/// The key of the node of that name; with another octet behind it, another one.
+fn key(name: &str) -> KeyHash {
+    KeyHash(crypto::hash::sha256(&[name.as_bytes()]))
+}
+
+fn token(it: TokenUse, role: Suffrage, uses: u32, expires_at: u64) -> Command {
+    let TokenUse { id, proof } = it;
+    Command::CreateToken(CreateToken { id, proof, role, uses, expires_at: Millis(expires_at), at: Millis(1) })
 }
 
 fn start_after(expected: Incarnation, node: NodeId, incarnation: Incarnation) -> Command {
@@ -145,7 +166,15 @@ fn start_after(expected: Incarnation, node: NodeId, incarnation: Incarnation) ->
 }
 
 fn assign(segments: Vec<(Segment, Epoch)>, to: NodeId, incarnation: Incarnation) -> Command {
-    Command::Assign(Assign { segments, to, incarnation, standby: None, cause: Cause::Created, at: Millis(4) })
+    Command::Assign(Assign {
+        segments,
+        to,
+        incarnation,
+        standby: None,
+        cause: Cause::Created,
+        at: Millis(4),
+        takeover: None,
+    })
 }
 
 fn configure(expected_revision: u64, toml: &str) -> Command {
@@ -165,7 +194,7 @@ fn rotate(expected_version: u32, octet: u8) -> Command {
 }
 
 fn reserve(guard: Guard, ike: Spi, child: ChildSpi, count: u64) -> Command {
-    Command::Reserve(Reserve { guard, children: vec![Wanted { ike, child, count }] })
+    Command::Reserve(Reserve { guard, children: vec![Wanted { ike, child, count, upto: EspSeq(0) }] })
 }
 
 /// The n-th IKE SPI of a segment.
@@ -245,5 +274,6 @@ fn a_child(spi_in: ChildSpi) -> ChildRecord {
         replaces: None,
         block: Block::NONE,
         granted: EspSeq(0),
+        claimed: None,
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ipsec::record::{Outstanding, Purpose, Why};
+use ipsec::record::{Claimed, Outstanding, Purpose, Why};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,15 +23,30 @@ struct History {
     next_spi: u32,
     /// Of each child: the highest number granted, with each epoch's range as it grew.
     granted: BTreeMap<ChildSpi, BTreeMap<Epoch, (u64, u64)>>,
+    /// Of each child with `replay = "strict"`: the highest number that each epoch may accept.
+    claimed: BTreeMap<ChildSpi, BTreeMap<Epoch, EspSeq>>,
     /// SPIs of IKE SAs that have ended.
     ended: Vec<Spi>,
+}
+
+/// Every other child takes nothing in twice.
+fn maybe_strict(spi_in: ChildSpi) -> ChildRecord {
+    let claimed = spi_in.0.is_multiple_of(2).then_some(Claimed::FIRST);
+    ChildRecord { claimed, ..a_child(spi_in) }
 }
 
 impl History {
     fn new() -> History {
         let (world, b) = World::with_b();
-        let (granted, ended) = (BTreeMap::new(), Vec::new());
-        History { world, nodes: vec![A, b], next_run: 0x1000, next_spi: 1, granted, ended }
+        History {
+            world,
+            nodes: vec![A, b],
+            next_run: 0x1000,
+            next_spi: 1,
+            granted: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            ended: Vec::new(),
+        }
     }
 
     fn step(&mut self, (what, which, how): Pick) {
@@ -44,6 +59,7 @@ impl History {
             assert!(self.world.state.record(*spi).is_none(), "what has ended stays so (I5)");
         }
         self.note_blocks();
+        self.note_claims();
     }
 
     /// Blocks of one child never overlap between epochs, and grow only at their end (I1, I2).
@@ -65,12 +81,26 @@ impl History {
         }
     }
 
+    /// What one epoch may accept, no other one ever may (I7).
+    fn note_claims(&mut self) {
+        for child in self.world.state.records().flat_map(|record| &record.children) {
+            let Some(Claimed { floor, ceiling }) = child.claimed else { continue };
+            let epochs = self.claimed.entry(child.spi_in).or_default();
+            if let Some((_, &older)) = epochs.range(..child.block.epoch).next_back() {
+                assert!(floor >= older, "an epoch begins above what an older one could accept");
+            }
+            let noted = epochs.entry(child.block.epoch).or_insert(ceiling);
+            assert!(ceiling >= *noted, "a claim never falls");
+            *noted = ceiling;
+        }
+    }
+
     fn command(&mut self, what: u8, which: u8, how: u8) -> Command {
         let segment = SEGMENTS[usize::from(which) % SEGMENTS.len()];
         let node = self.nodes[usize::from(which) % self.nodes.len()];
         let records: Vec<Spi> = self.world.state.records().map(|record| record.spi).collect();
         let chosen = records.get(usize::from(which) % records.len().max(1)).copied();
-        match (what % 20, chosen) {
+        match (what % 22, chosen) {
             (0, _) => {
                 let run = self.fresh_run(how);
                 self.world.start(node, run)
@@ -78,23 +108,36 @@ impl History {
             (1 | 2, _) => self.assign(segment, node, how),
             (3, _) => {
                 let segments = vec![(segment, self.world.state.segment(segment).epoch)];
-                Command::Drain(Drain { segments, to: node })
+                Command::SetStandby(SetStandby { segments, standby: (how > 16).then_some(node) })
             }
             (4, _) if how < 64 => Command::RemoveMember { node },
-            (4, _) => {
-                self.nodes.push(NodeId(self.world.index + 1));
-                add(&format!("n{}", self.world.index))
-            }
+            (4, _) => self.join(node, how),
             (5, _) => {
                 let revision = self.world.state.configuration().map_or(0, |it| it.revision);
                 configure(revision + u64::from(how < 32), "version = 1")
             }
             (6, _) => rotate(self.world.state.cookies().version, how),
-            (7, _) => Command::SetClusterVersion(how.into()),
+            (7, _) if how < 96 => Command::SetClusterVersion(how.into()),
+            (7, _) if how < 176 => {
+                let all = [Draining::No, Draining::UntilStart, Draining::UntilUndrain];
+                Command::SetDraining { node, draining: all[usize::from(how) % 3] }
+            }
+            (7, _) => {
+                let standing = self.world.state.members().get(node).map_or(0, |member| member.standing);
+                Command::Pardon(Pardon { node, standing: standing + u64::from(how < 192) })
+            }
+            (20, _) => {
+                let suffrage = if how < 128 { Suffrage::Learner } else { Suffrage::Voter };
+                Command::SetSuffrage { node, suffrage }
+            }
+            (21, _) => {
+                let it = TokenUse { id: TokenId((how % 4).into()), proof: TokenProof([how % 8; 32]) };
+                token(it, Suffrage::Learner, u32::from(which % 3), (how / 16).into())
+            }
             (8..=11, _) | (_, None) => self.establish(segment, which, how),
             (12, Some(spi)) => self.sa(spi, how, vec![Step::Remove { why: Why::PeerDeleted }]),
             (13, Some(spi)) => {
-                let child = a_child(self.fresh_child(spi.segment(), how));
+                let child = maybe_strict(self.fresh_child(spi.segment(), how));
                 self.sa(spi, how, vec![Step::AddChild(Box::new(child))])
             }
             (14, Some(spi)) => {
@@ -123,6 +166,28 @@ impl History {
         }
     }
 
+    /// A newcomer, one that takes the place of `node`, or one that has asked before.
+    fn join(&mut self, node: NodeId, how: u8) -> Command {
+        let fresh = format!("n{}", self.world.index);
+        let named = self.world.state.members().get(node).map(|member| member.name.clone());
+        let (name, replaces) = match how % 4 {
+            0 => (named.unwrap_or(fresh), Some(node)),
+            1 => (named.unwrap_or(fresh), None),
+            _ => (fresh, None),
+        };
+        let foreign = TokenUse { id: TokenId((how % 4).into()), proof: TokenProof([how % 8; 32]) };
+        let token = if how > 200 { foreign } else { OPEN };
+        let key =
+            if how.is_multiple_of(8) { key(&format!("{name} {}", self.world.index)) } else { key(&name) };
+        self.nodes.push(NodeId(self.world.index + 1));
+        Command::AddMember(AddMember {
+            key,
+            replaces,
+            at: Millis((how / 32).into()),
+            ..add_with(&name, token)
+        })
+    }
+
     fn assign(&self, segment: Segment, node: NodeId, how: u8) -> Command {
         let running = self.world.state.members().get(node).map_or(RUN_B, |member| member.incarnation);
         let segments = SEGMENTS
@@ -132,7 +197,15 @@ impl History {
             .collect();
         let standby = self.nodes.get(usize::from(how) % 3).copied();
         let cause = Cause::NodeSilent;
-        Command::Assign(Assign { segments, to: node, incarnation: running, standby, cause, at: Millis(9) })
+        Command::Assign(Assign {
+            segments,
+            to: node,
+            incarnation: running,
+            standby,
+            cause,
+            at: Millis(9),
+            takeover: None,
+        })
     }
 
     fn establish(&mut self, segment: Segment, which: u8, how: u8) -> Command {
@@ -145,7 +218,7 @@ impl History {
             steps.push(Step::Supersede { spi: holder, silently: how > 200 });
         }
         let mut record = record(spi, &format!("peer{}", which % 8), &[&address]);
-        record.children = vec![a_child(self.fresh_child(segment, how))];
+        record.children = vec![maybe_strict(self.fresh_child(segment, how))];
         steps.push(Step::Establish(Box::new(record)));
         self.sa(spi, how, steps)
     }
@@ -153,7 +226,8 @@ impl History {
     fn reserve(&self, spi: Spi, how: u8) -> Command {
         let record = self.world.state.record(spi).expect("chosen");
         let count = if how > 250 { u64::MAX } else { u64::from(how) * 1_000_000 };
-        let wanted = |child: &ChildRecord| Wanted { ike: spi, child: child.spi_in, count };
+        let wanted =
+            |child: &ChildRecord| Wanted { ike: spi, child: child.spi_in, count, upto: EspSeq(count) };
         let children = record.children.iter().map(wanted).collect();
         Command::Reserve(Reserve { guard: self.some_guard(spi.segment(), how), children })
     }

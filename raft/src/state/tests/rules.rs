@@ -1,7 +1,7 @@
 //! Members, segments, blocks, configuration, cookies, version: one table a rule.
 
-use ipsec::limits::{FIRST_BLOCK, LARGEST_BLOCK};
-use ipsec::record;
+use ipsec::limits::{FIRST_BLOCK, FIRST_CLAIM, LARGEST_BLOCK};
+use ipsec::record::{self, Claimed};
 
 use super::*;
 
@@ -38,7 +38,8 @@ fn a_node_id_is_the_index_of_its_join_and_never_comes_back() {
     let mut world = World::new();
     let index = world.index + 1;
     assert_eq!(world.done(add("b")), Effect::Joined(NodeId(index)));
-    assert_eq!(world.refused(add("b")), Refusal::NameTaken);
+    let other = AddMember { key: key("b, a new disk"), ..add_with("b", OPEN) };
+    assert_eq!(world.refused(Command::AddMember(other)), Refusal::NameTaken);
     world.done(Command::RemoveMember { node: NodeId(index) });
     let Effect::Joined(again) = world.done(add("b")) else { panic!() };
     assert!(again > NodeId(index));
@@ -50,7 +51,7 @@ fn what_a_member_may_be() {
     let mut world = World::new();
     let member = |name: &str, address: &str, speaks| {
         let member = NewMember { name: name.into(), address: address.into(), software: "1".into(), speaks };
-        Command::AddMember(AddMember { member, at: Millis(1) })
+        Command::AddMember(AddMember { member, ..add_with("b", OPEN) })
     };
     let long = "x".repeat(65);
     for (name, address, speaks, refusal) in [
@@ -216,12 +217,54 @@ fn numbers_without_esn_end_at_the_32_bit_limit() {
     assert!(block.epoch == Epoch(2) && block.first > block.last);
 }
 
+//= test CL-14
+#[test]
+fn a_claim_is_committed_and_a_new_owner_begins_above_it() {
+    let (mut world, b) = World::with_b();
+    let (ike, child) = (spi(SEG, 1), child_spi(SEG, 1));
+    let mut established = record(ike, "alice", &[]);
+    // What a proposer says of it counts for nothing: a child begins at the beginning.
+    let claimed = Some(Claimed { floor: EspSeq(7), ceiling: EspSeq(u64::MAX) });
+    established.children = vec![ChildRecord { claimed, ..a_child(child) }];
+    let establish = world.sa(ike, vec![Step::Establish(Box::new(established))]);
+    world.done(establish);
+    let claimed = |world: &World| {
+        let Claimed { floor, ceiling } = world.state.find_child(child).unwrap().1.claimed.unwrap();
+        (floor.0, ceiling.0)
+    };
+    assert_eq!(claimed(&world), (0, FIRST_CLAIM));
+    let claim = |world: &World, upto| {
+        let children = vec![Wanted { ike, child, count: 0, upto: EspSeq(upto) }];
+        Command::Reserve(Reserve { guard: world.guard(SEG), children })
+    };
+    let block = world.state.find_child(child).unwrap().1.block;
+    let Effect::Reserved(reserved) = world.done(claim(&world, 500)) else { panic!() };
+    assert_eq!(reserved.granted, [(child, block)], "nothing more to send on, but the worker is told");
+    assert_eq!(claimed(&world), (0, 500));
+    world.done(claim(&world, 400));
+    assert_eq!(claimed(&world), (0, 500), "what was claimed may have been accepted");
+    let deposed = claim(&world, 10_000);
+    world.done(assign(one(1), b, world.state.members().get(b).unwrap().incarnation));
+    assert_eq!(claimed(&world), (500, 500 + FIRST_CLAIM));
+    assert_eq!(world.refused(deposed), Refusal::Record(record::Refusal::Deposed));
+    assert_eq!(claimed(&world), (500, 500 + FIRST_CLAIM), "the owner before claims nothing any more");
+    // Without ESN there is an end.
+    world.done(claim(&world, u64::MAX));
+    assert_eq!(claimed(&world).1, u64::from(u32::MAX));
+    world.state.check().unwrap();
+}
+
 #[test]
 fn a_reservation_passes_over_what_is_gone() {
     let mut world = World::new();
     world.establish(spi(SEG, 1), child_spi(SEG, 1), "alice", &[]);
     world.establish(spi(SEG, 2), child_spi(SEG, 2), "bob", &[]);
-    let wanted = |ike, child, count| Wanted { ike: spi(SEG, ike), child: child_spi(SEG, child), count };
+    let wanted = |ike, child, count| Wanted {
+        ike: spi(SEG, ike),
+        child: child_spi(SEG, child),
+        count,
+        upto: EspSeq(0),
+    };
     let children = vec![wanted(1, 1, 7), wanted(1, 9, 7), wanted(1, 2, 7), wanted(3, 3, 7), wanted(2, 2, 0)];
     let command = Command::Reserve(Reserve { guard: world.guard(SEG), children });
     let outcome = world.apply(command);
@@ -233,21 +276,139 @@ fn a_reservation_passes_over_what_is_gone() {
 }
 
 #[test]
-fn a_planned_move() {
+fn a_standby_is_named_and_forgotten() {
     let (mut world, b) = World::with_b();
-    let drain = |to, epoch| Command::Drain(Drain { segments: one(epoch), to });
-    assert_eq!(world.refused(drain(A, 1)), Refusal::StandbyIsOwner);
-    assert_eq!(world.refused(drain(NodeId(999), 1)), Refusal::UnknownNode);
-    world.done(drain(b, 1));
-    let grant = world.state.segment(SEG);
-    assert_eq!((grant.state, grant.standby), (SegmentState::Draining, Some(b)));
-    assert!(world.state.holds(&world.guard(SEG)), "the owner goes on");
-    // The target leaves again: the owner stays.
+    let stand = |standby, epoch| Command::SetStandby(SetStandby { segments: one(epoch), standby });
+    assert_eq!(world.refused(stand(Some(A), 1)), Refusal::StandbyIsOwner);
+    assert_eq!(world.refused(stand(Some(NodeId(999)), 1)), Refusal::UnknownNode);
+    assert!(matches!(world.refused(stand(Some(b), 0)), Refusal::EpochChanged { .. }));
+    let guard = world.guard(SEG);
+    world.done(stand(Some(b), 1));
+    assert_eq!(world.state.segment(SEG).standby, Some(b));
+    assert!(world.state.holds(&guard), "the owner goes on, in its epoch");
+    world.done(stand(None, 1));
+    assert_eq!(world.state.segment(SEG).standby, None);
+    world.done(stand(Some(b), 1));
     world.done(Command::RemoveMember { node: b });
-    assert_eq!(world.state.segment(SEG).state, SegmentState::Owned);
-    world.done(start_after(RUN_A, A, Incarnation(0xa2)));
+    assert_eq!(world.state.segment(SEG).standby, None, "it stands by for nothing any more");
+}
+
+#[test]
+fn what_an_administrator_drains_stays_drained() {
+    use Draining::{No, UntilStart, UntilUndrain};
+    let (mut world, b) = World::with_b();
+    let drain = |draining| Command::SetDraining { node: b, draining };
+    assert_eq!(world.refused(Command::SetDraining { node: NodeId(999), draining: No }), Refusal::UnknownNode);
+    // What is wanted in turn, a start of the process or not, what holds then.
+    let mut run = RUN_B;
+    for (wanted, starts, holds) in [
+        (UntilStart, false, UntilStart),
+        (UntilStart, true, No),
+        (UntilUndrain, true, UntilUndrain),
+        (UntilStart, true, UntilUndrain),
+        (No, false, No),
+    ] {
+        world.apply(drain(wanted)).result.expect("a member");
+        if starts {
+            let next = Incarnation(run.0 + 1);
+            world.done(start_after(run, b, next));
+            run = next;
+        }
+        let member = world.state.members().get(b).expect("it is one");
+        assert_eq!(member.draining, holds, "{wanted:?}, start {starts}");
+    }
+}
+
+#[test]
+fn only_the_running_process_tells_of_its_devices() {
+    let (mut world, b) = World::with_b();
+    let tell = |incarnation, cut_off| Command::SetCutOff { node: b, incarnation, cut_off };
+    let cut_off = |world: &World| world.state.members().get(b).expect("it is one").cut_off;
+    world.done(tell(RUN_B, true));
+    assert!(cut_off(&world));
+    assert_eq!(world.apply(tell(RUN_B, true)).result, Ok(Effect::Unchanged));
+    world.done(start_after(RUN_B, b, RUN_C));
+    assert!(!cut_off(&world), "the next process has not looked yet");
+    assert_eq!(world.refused(tell(RUN_B, true)), Refusal::NotRunning);
+    assert!(!cut_off(&world));
+}
+
+/// A takeover of `from`'s segment 7 by `to`, decided on these promises.
+fn take_over(
+    epoch: u32,
+    (from, run): (NodeId, Incarnation),
+    (to, incarnation): (NodeId, Incarnation),
+    standing: u64,
+    promisers: &[(NodeId, Incarnation)],
+) -> Command {
+    let Command::Assign(plain) = assign(one(epoch), to, incarnation) else { panic!() };
+    let from = Owner { node: from, incarnation: run };
+    let takeover = Some(Takeover { from, standing, promisers: promisers.to_vec(), silent_ms: 57 });
+    Command::Assign(Assign { takeover, cause: Cause::NodeSilent, ..plain })
+}
+
+#[test]
+fn a_takeover_holds_while_nothing_that_it_was_decided_on_has_changed() {
+    let (mut world, b) = World::with_b();
     let Effect::Joined(c) = world.done(add("c")) else { panic!() };
-    assert_eq!(world.refused(drain(c, 1)), Refusal::NotInThisState { segment: SEG });
+    let run_c = Incarnation(0xc1);
+    world.done(start_after(NONE, c, run_c));
+    let (a, b, c) = ((A, RUN_A), (b, RUN_B), (c, run_c));
+    for (command, refusal) in [
+        (take_over(1, a, b, 1, &[b, c]), Refusal::StandingChanged { current: 0 }),
+        (take_over(1, (A, RUN_B), b, 0, &[b, c]), Refusal::NotRunning),
+        (take_over(1, (NodeId(999), RUN_A), b, 0, &[b, c]), Refusal::UnknownNode),
+        (take_over(1, c, b, 0, &[b]), Refusal::NotInThisState { segment: SEG }),
+        (take_over(1, a, b, 0, &[b, (c.0, RUN_A)]), Refusal::PromiseForgotten { node: c.0 }),
+        (take_over(1, a, b, 0, &[b, (NodeId(999), run_c)]), Refusal::PromiseForgotten { node: NodeId(999) }),
+        (take_over(1, a, b, 0, &[a, b]), Refusal::PromiseForgotten { node: A }),
+        (take_over(1, a, b, 0, &[c, b]), Refusal::BadPromisers),
+        (take_over(1, a, b, 0, &[b, b]), Refusal::BadPromisers),
+    ] {
+        assert_eq!(world.refused(command.clone()), refusal, "{command:?}");
+    }
+    // A voter that has started anew may acknowledge the owner again.
+    let restarted = (c.0, Incarnation(0xc2));
+    world.done(start_after(c.1, restarted.0, restarted.1));
+    assert_eq!(world.refused(take_over(1, a, b, 0, &[b, c])), Refusal::PromiseForgotten { node: c.0 });
+    world.done(take_over(1, a, b, 0, &[b, restarted]));
+    assert_eq!(world.state.segment(SEG).owner.map(|owner| owner.node), Some(b.0));
+    // Those of one takeover come one after the other, under one standing.
+    let Command::Assign(second) = take_over(1, a, b, 0, &[]) else { panic!() };
+    world.done(Command::Assign(Assign { segments: vec![(Segment(8), Epoch(1))], ..second }));
+}
+
+#[test]
+fn a_pardon_makes_a_late_takeover_count_for_nothing() {
+    let (mut world, b) = World::with_b();
+    let pardon = |standing| Command::Pardon(Pardon { node: A, standing });
+    world.done(pardon(0));
+    assert_eq!(world.refused(pardon(0)), Refusal::StandingChanged { current: 1 });
+    assert_eq!(
+        world.refused(Command::Pardon(Pardon { node: NodeId(999), standing: 0 })),
+        Refusal::UnknownNode
+    );
+    let late = take_over(1, (A, RUN_A), (b, RUN_B), 0, &[(b, RUN_B)]);
+    assert_eq!(world.refused(late), Refusal::StandingChanged { current: 1 });
+    // A new process of the node keeps the standing: promises name both.
+    world.done(start_after(RUN_A, A, Incarnation(0xa2)));
+    assert_eq!(world.state.members().get(A).map(|member| member.standing), Some(1));
+}
+
+#[test]
+fn who_lost_a_segment_that_it_served_must_know_it() {
+    let (mut world, b) = World::with_b();
+    let taken_at = |world: &World, node| world.state.members().get(node).map_or(0, |member| member.taken_at);
+    world.done(assign(one(1), A, RUN_A));
+    assert_eq!(taken_at(&world, A), 0, "it goes on itself");
+    let outcome = world.apply(assign(one(2), b, RUN_B));
+    assert_eq!(outcome.touched, [Touched::Members, Touched::Segment(SEG)]);
+    assert_eq!((taken_at(&world, A), taken_at(&world, b)), (world.index, 0));
+    let before = taken_at(&world, A);
+    // What a process that is gone has left was not served by anybody.
+    world.done(start_after(RUN_A, A, Incarnation(0xa2)));
+    world.done(assign(vec![(Segment(8), Epoch(1))], b, RUN_B));
+    assert_eq!(taken_at(&world, A), before);
 }
 
 #[test]
@@ -261,6 +422,20 @@ fn an_owner_is_not_removed() {
     let mut alone = World { index: 1, ..World::default() };
     alone.done(create());
     assert_eq!(alone.refused(Command::RemoveMember { node: A }), Refusal::LastMember);
+}
+
+#[test]
+fn somebody_always_votes() {
+    let (mut world, b) = World::with_b();
+    let set = |node, suffrage| Command::SetSuffrage { node, suffrage };
+    assert_eq!(world.refused(set(NodeId(999), Suffrage::Learner)), Refusal::UnknownNode);
+    assert_eq!(world.done(set(b, Suffrage::Voter)), Effect::Unchanged);
+    world.done(set(b, Suffrage::Learner));
+    assert_eq!(world.refused(set(A, Suffrage::Learner)), Refusal::LastVoter);
+    world.done(assign(Segment::all().map(|segment| (segment, Epoch(1))).collect(), b, RUN_B));
+    assert_eq!(world.refused(Command::RemoveMember { node: A }), Refusal::LastVoter);
+    world.done(set(b, Suffrage::Voter));
+    world.done(Command::RemoveMember { node: A });
 }
 
 #[test]

@@ -38,6 +38,16 @@ use crate::timings::Timings;
 use record::{Assembler, Sealer, entry_key};
 use writer::{Op, Writer};
 
+/// Tells what stopped a log, also when the log itself is gone.
+#[derive(Clone, Debug)]
+pub struct Obituary(Arc<Mutex<Tail>>);
+
+impl Obituary {
+    pub fn cause(&self) -> Option<StoreError> {
+        lock(&self.0).failed.as_deref().cloned()
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct SledLog {
@@ -71,6 +81,10 @@ impl SledLog {
             .map_err(StoreError::io("start the writer of", dir.file("log")))?;
         let dir = dir.path().to_owned();
         Ok(SledLog { tail, db, sealer, dir, queue: Mutex::new(Some(queue)), writer: Some(writer) })
+    }
+
+    pub fn obituary(&self) -> Obituary {
+        Obituary(self.tail.clone())
     }
 
     /// Octets that the log takes on disk.

@@ -42,14 +42,14 @@ pub struct Opened {
 }
 
 pub fn open(dir: &DataDir, identity: &Identity, sealer: &Sealer) -> Result<Opened, StoreError> {
-    let founding = identity.phase == Phase::Founding;
+    let beginning = identity.phase != Phase::Member;
     let log = dir.file("log");
-    if !founding && !log.join("db").exists() {
+    if !beginning && !log.join("db").exists() {
         return Err(StoreError::damaged(dir.path(), "the log is gone"));
     }
     fs::create_dir_all(&log).map_err(StoreError::io("make the directory", &log))?;
     remove_unfinished(&log)?;
-    let witness = Witness::open(&dir.file("witness"), founding, dir.path())?;
+    let witness = Witness::open(&dir.file("witness"), beginning, dir.path())?;
     let db = match open_sled(dir.path(), &log) {
         Err(error) if error.is_damage() => {
             tracing::warn!(%error, "setting sled's snapshots aside and trying once more");
@@ -58,7 +58,7 @@ pub fn open(dir: &DataDir, identity: &Identity, sealer: &Sealer) -> Result<Opene
         }
         outcome => outcome?,
     };
-    let verified = catch_unwind(AssertUnwindSafe(|| verify(dir.path(), &db, sealer, &witness, founding)));
+    let verified = catch_unwind(AssertUnwindSafe(|| verify(dir.path(), &db, sealer, &witness, beginning)));
     let log_state = verified
         .unwrap_or_else(|_| Err(StoreError::damaged(dir.path(), "sled panicked while the log was read")))?;
     let file = log.join("db");
@@ -166,7 +166,7 @@ fn verify(
     db: &sled::Db,
     sealer: &Sealer,
     witness: &Witness,
-    founding: bool,
+    beginning: bool,
 ) -> Result<LogState, StoreError> {
     let damaged = |what: String| StoreError::damaged(dir, what);
     let get = |key: &[u8]| db.get(key).map_err(|error| engine_error(dir, "read the log", error));
@@ -178,7 +178,7 @@ fn verify(
             let wanted = format!("{}{:016x}", sealer.cluster, sealer.node.0);
             return Err(StoreError::OtherCluster { dir: dir.to_owned(), found: shown, wanted });
         }
-        None if founding && db.is_empty() => {
+        None if beginning && db.is_empty() => {
             let claim = witness.claim();
             if claim.last.is_some() || claim.vote.is_some() {
                 return Err(damaged("the log is empty, and something was acknowledged from it".into()));
