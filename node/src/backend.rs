@@ -2,26 +2,34 @@
 //! the actors of segments.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crypto::Secret;
+use crypto::prf::Prf;
 use ipsec::ike::Order;
-use ipsec::record::{ChildPhase, ChildRecord, IkeRecord, Phase};
+use ipsec::record::IkeRecord;
 use ipsec::types::{ChildSpi, Segment};
-use raft::state::{Command, Configuration, Configure, Effect, Grant, NodeId, Refusal, State, Touched};
+use raft::state::{
+    Cause, Command, Configuration, Configure, Draining, Effect, Member, NodeId, Refusal, State, Touched,
+};
 use raft::{Applied, Cluster, ProposeError};
 use tokio::sync::oneshot;
 
 use crate::config::GatewaySource;
 use crate::control::api::{self, SaRef};
-use crate::control::{Answer, Backend, Ready};
+use crate::control::{Answer, Backend, Call, Ready};
 use crate::daemon::Daemon;
 use crate::fault::Fault;
+use crate::figures::{self, Wanted};
 use crate::gateway::source_of;
 use crate::io::clock::{Clock, SystemClock};
 use crate::observe::{Event, Events, rfc3339};
-use crate::report::words;
+use crate::overview::Overview;
 use crate::segment::Message;
+use crate::{drain, moves};
+
+/// How long nodes that are up may take to apply a configuration that is committed.
+const APPLIED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often `wait` looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -30,8 +38,7 @@ impl Backend for Daemon {
     async fn status(&self) -> Answer<api::Status> {
         let node = self.config.name.clone();
         let service_addresses = self.service_addresses();
-        let health = self.observe.health();
-        let Some(cluster) = self.cluster() else {
+        if self.cluster().is_none() {
             return Ok(api::Status {
                 node,
                 cluster: None,
@@ -41,76 +48,39 @@ impl Backend for Daemon {
                 service_addresses,
                 config_revision: 0,
                 last_handover: None,
-                health,
+                health: self.observe.health(),
             });
-        };
-        let (state, raft) = (cluster.state(), cluster.status());
-        let up = raft.voters.iter().filter(|voter| self.is_up(**voter, &cluster)).count() as u32;
+        }
+        let overview = self.overview(Wanted { digest: true, ..Wanted::default() }).await?;
+        let state = &overview.state;
         Ok(api::Status {
             node,
             cluster: state.cluster().map(|cluster| cluster.name.clone()),
-            leader: raft.leader.and_then(|leader| name_of(&state, leader)),
-            quorum: api::Quorum::of(raft.voters.len() as u32, up),
-            nodes: state
-                .members()
-                .iter()
-                .map(|member| self.node_status(&cluster, &state, member.id))
-                .collect(),
+            leader: overview.leader(),
+            quorum: overview.quorum(),
+            nodes: overview.nodes(),
             service_addresses,
             config_revision: state.configuration().map_or(0, |configuration| configuration.revision),
             last_handover: last_handover(self.observe.events()),
-            health,
+            health: self.observe.health(),
         })
     }
 
     async fn members(&self) -> Answer<api::Members> {
-        let cluster = self.member()?;
-        let (state, raft) = (cluster.state(), cluster.status());
-        let members = state.members().iter().map(|member| {
-            let here = member.id == cluster.node();
-            api::Member {
-                name: member.name.clone(),
-                id: member.id.0,
-                address: member.address.clone(),
-                state: self.node_state(member.id, &cluster),
-                vote: if raft.voters.contains(&member.id) { api::Vote::Voter } else { api::Vote::Learner },
-                role: self.role(member.id, &cluster),
-                term: here.then_some(raft.term),
-                committed: raft.committed.filter(|_| here),
-                applied: raft.applied.filter(|_| here),
-                digest: here.then(|| hex(&state.digest())),
-                version: (!member.software.is_empty()).then(|| member.software.clone()),
-            }
-        });
-        Ok(api::Members { members: members.collect() })
+        let overview = self.overview(Wanted { digest: true, ..Wanted::default() }).await?;
+        Ok(api::Members { members: overview.members() })
     }
 
     async fn segments(&self) -> Answer<api::Segments> {
-        let cluster = self.member()?;
-        let state = cluster.state();
-        let row = |segment: Segment| {
-            let grant = state.segment(segment);
-            api::SegmentRow {
-                segment: segment.0,
-                owner: owner_name(&state, &grant),
-                standby: grant.standby.and_then(|standby| name_of(&state, standby)),
-                epoch: grant.epoch.0,
-                state: self.segment_state(&cluster, &grant, segment),
-                ike_sas: state.records_of(segment).count() as u64,
-            }
-        };
-        Ok(api::Segments { segments: Segment::all().map(row).collect() })
+        Ok(api::Segments { segments: self.overview(Wanted::default()).await?.segments() })
     }
 
     async fn sas(&self, peer: Option<String>) -> Answer<api::Sas> {
-        let cluster = self.member()?;
-        let state = cluster.state();
-        let wanted = |record: &&Arc<IkeRecord>| {
+        let overview = self.overview(Wanted { children: true, ..Wanted::default() }).await?;
+        let wanted = |record: &IkeRecord| {
             peer.as_ref().is_none_or(|peer| record.peer_id.to_string().contains(peer.as_str()))
         };
-        Ok(api::Sas {
-            sas: state.records().filter(wanted).map(|record| self.ike_sa(&state, record)).collect(),
-        })
+        Ok(api::Sas { sas: overview.sas(wanted) })
     }
 
     fn events(&self) -> &Events {
@@ -121,6 +91,22 @@ impl Backend for Daemon {
         let (cluster, created) = self.found(&name).await?;
         let node = cluster.node();
         Ok(api::Initialized { cluster: name, node: self.config.name.clone(), id: node.0, created })
+    }
+
+    async fn create_token(&self, ttl: Duration, uses: u32, role: api::Vote) -> Answer<api::TokenCreated> {
+        Daemon::create_token(self, ttl, uses, role).await
+    }
+
+    async fn join(&self, address: String, token: String) -> Answer<api::Joined> {
+        self.join_cluster(address, token).await
+    }
+
+    async fn join_progress(&self) -> Answer<api::JoinProgress> {
+        Ok(Daemon::join_progress(self))
+    }
+
+    async fn remove_member(&self, node: String, accept_risk: Vec<String>) -> Answer<api::Removed> {
+        Daemon::remove_member(self, node, accept_risk).await
     }
 
     async fn config_source(&self, revision: Option<u64>) -> Answer<api::ConfigSource> {
@@ -160,6 +146,9 @@ impl Backend for Daemon {
             by: self.config.name.clone(),
         };
         let committed = propose(&cluster, Command::Configure(configure)).await?;
+        // In force is what all nodes that are up have applied.
+        let applied = Wanted { applied: committed.index, ..Wanted::default() };
+        figures::gather(&cluster, &self.asks, &applied, APPLIED_WITHIN).await;
         let state = cluster.state();
         let revision = match committed.effect {
             Effect::Configured(revision) => revision,
@@ -185,11 +174,14 @@ impl Backend for Daemon {
 
     async fn config_rollback(&self, revision: u64) -> Answer<api::ConfigRevision> {
         let older = self.config_source(Some(revision)).await?;
-        self.config_apply(older.source, Some(format!("rollback to revision {revision}")), None).await
+        self.config_apply(older.source, None, None).await
     }
 
-    fn fingerprint_key(&self) -> crypto::Secret {
-        self.fingerprint_key.clone()
+    fn fingerprint_key(&self) -> Secret {
+        match self.cluster().and_then(|cluster| cluster.state().cluster().map(fingerprint_key)) {
+            Some(key) => key,
+            None => self.fingerprint_key.clone(),
+        }
     }
 
     fn timing(&self) -> api::Timing {
@@ -197,32 +189,92 @@ impl Backend for Daemon {
     }
 
     async fn terminate(&self, sa: SaRef) -> Answer<api::Acted> {
-        self.act(sa, |record, child| match child {
-            None => Order::Terminate(record.spi),
-            Some(child) => Order::TerminateChild(record.spi, child),
-        })
-        .await
+        match self.act(sa, end).await? {
+            Done::Here(acted) => Ok(acted),
+            Done::Elsewhere(owner) => self.relay(owner, Call::Terminate { sa }).await,
+        }
     }
 
     async fn rekey(&self, sa: SaRef) -> Answer<api::Acted> {
-        self.act(sa, |record, child| match child {
-            None => Order::RekeyIke(record.spi),
-            Some(child) => Order::RekeyChild(record.spi, child),
+        match self.act(sa, renew).await? {
+            Done::Here(acted) => Ok(acted),
+            Done::Elsewhere(owner) => self.relay(owner, Call::Rekey { sa }).await,
+        }
+    }
+
+    async fn drain(&self, node: Option<String>, within: Duration) -> Answer<api::Drained> {
+        let cluster = self.member()?;
+        let node = self.find_node(&cluster, node.as_deref())?;
+        let wanted = Draining::UntilUndrain;
+        let done = drain::drain(&cluster, &self.asks, node.id, wanted, within).await?;
+        let overview = self.overview(Wanted::default()).await?;
+        let share = |status: api::NodeStatus| api::Share { node: status.name, segments: status.segments };
+        let quorum = overview.quorum();
+        let votes = overview.raft.voters.contains(&node.id) && overview.is_up(node.id);
+        let without = api::Quorum::of(quorum.voters, quorum.up - u32::from(votes));
+        Ok(api::Drained {
+            node: node.name,
+            segments: done.segments as u32,
+            took_ms: done.took.as_millis() as u64,
+            owners: overview.nodes().into_iter().map(share).filter(|share| share.segments > 0).collect(),
+            safe_to_stop: without.has_quorum,
+            spare_without: without.spare,
         })
-        .await
+    }
+
+    async fn undrain(&self, node: Option<String>) -> Answer<api::Undrained> {
+        let cluster = self.member()?;
+        let node = self.find_node(&cluster, node.as_deref())?;
+        let drained = node.draining != Draining::No;
+        propose(&cluster, Command::SetDraining { node: node.id, draining: Draining::No }).await?;
+        Ok(api::Undrained { node: node.name, drained })
+    }
+
+    async fn move_segment(&self, segment: u8, to: String) -> Answer<api::MovedSegment> {
+        let cluster = self.member()?;
+        let to = self.find_node(&cluster, Some(&to))?;
+        let (begun, segment, state) = (Instant::now(), Segment(segment), cluster.state());
+        let grant = state.segment(segment);
+        let owner = grant.owner.filter(|_| grant.state.is_served()).ok_or_else(|| {
+            Fault::no_quorum(format!("nobody serves segment {segment} at the moment"))
+                .attempt("pontoon segments")
+        })?;
+        if !cluster.status().voters.contains(&to.id) {
+            return Err(Fault::failed(format!("{} has no vote: only voters own segments", to.name))
+                .attempt("pontoon members"));
+        }
+        if to.draining != Draining::No {
+            return Err(Fault::failed(format!("{} is drained", to.name))
+                .attempt(format!("pontoon undrain {}", to.name)));
+        }
+        if owner.node != to.id {
+            let moved =
+                moves::shift(&self.asks, owner.node, to.id, &[(segment, grant.epoch)], Cause::Moved).await;
+            moved.map_err(|why| Fault::failed(format!("segment {segment} stays where it is")).why(why))?;
+        }
+        Ok(api::MovedSegment {
+            segment: segment.0,
+            from: name_of(&state, owner.node),
+            to: to.name,
+            took_ms: begun.elapsed().as_millis() as u64,
+        })
     }
 
     async fn wait(&self, condition: api::Condition) -> Answer<()> {
         loop {
             let holds = match condition {
                 api::Condition::Ready => self.ready().await == Ready::Yes,
-                api::Condition::Quorum => {
-                    self.cluster().is_some_and(|cluster| cluster.status().leader.is_some())
-                }
-                api::Condition::Drained => self.cluster().is_some_and(|cluster| {
-                    let node = cluster.node();
-                    cluster.state().segments().owned_by(node).next().is_none()
-                }),
+                api::Condition::Quorum => match self.overview(Wanted::default()).await {
+                    Ok(overview) => overview.leader().is_some(),
+                    Err(_) => false,
+                },
+                api::Condition::Drained => match self.cluster() {
+                    Some(cluster) => {
+                        drain::until_drained(&cluster, &self.asks, cluster.node()).await;
+                        true
+                    }
+                    None => false,
+                },
             };
             if holds {
                 return Ok(());
@@ -241,8 +293,15 @@ impl Backend for Daemon {
             return Ready::No("not caught up with the log yet".into());
         }
         let owned = state.segments().owned_by(cluster.node()).count();
-        if self.routes.served() < owned || owned == 0 {
+        if self.routes.served() < owned {
             return Ready::No(format!("{} of {owned} segments are served", self.routes.served()));
+        }
+        // A node that owns nothing is ready too: it has just joined, or it is drained.
+        if Segment::all().any(|segment| state.segment(segment).owner.is_none()) {
+            return Ready::No("some segments have no owner yet".into());
+        }
+        if !self.gateway.has(&state) {
+            return Ready::No("the configuration is not in force yet".into());
         }
         match self.steering_up() {
             true => Ready::Yes,
@@ -252,28 +311,59 @@ impl Backend for Daemon {
 }
 
 impl Daemon {
-    fn member(&self) -> Answer<Cluster> {
+    pub fn member(&self) -> Answer<Cluster> {
         self.cluster().ok_or_else(|| {
             Fault::failed("this node is not a member of a cluster")
                 .attempt("pontoon init   (makes a cluster whose first member is this node)")
+                .attempt("pontoon join ADDR --token T   (adds it to a cluster)")
         })
     }
 
-    /// Hands an order to the owner of the SA and waits until what it decides is committed.
-    async fn act(
-        &self,
-        sa: SaRef,
-        order: impl Fn(&IkeRecord, Option<ChildSpi>) -> Order,
-    ) -> Answer<api::Acted> {
+    /// What is replicated, and what the nodes that are up say of themselves.
+    pub async fn overview(&self, wanted: Wanted) -> Answer<Overview> {
+        let cluster = self.member()?;
+        let figures = figures::gather(&cluster, &self.asks, &wanted, figures::WITHIN).await;
+        let gateway = self.gateway.load().clone();
+        Ok(Overview { state: cluster.state(), raft: cluster.status(), gateway, figures })
+    }
+
+    /// By name or id; this node where nothing is said.
+    pub fn find_node(&self, cluster: &Cluster, node: Option<&str>) -> Answer<Member> {
+        let state = cluster.state();
+        let member = match node {
+            None => state.members().get(cluster.node()),
+            Some(text) => {
+                state.members().by_name(text).or_else(|| state.members().get(NodeId(text.parse().ok()?)))
+            }
+        };
+        let unknown = || {
+            Fault::not_found(format!("there is no node {}", node.unwrap_or_default()))
+                .attempt("pontoon members   (lists them)")
+        };
+        member.cloned().ok_or_else(unknown)
+    }
+
+    /// Whether the actor of the SA's segment runs here.
+    pub fn serves(&self, sa: SaRef) -> bool {
+        let Some(cluster) = self.cluster() else { return false };
+        find(&cluster.state(), sa).is_some_and(|(record, _)| self.routes.to(record.segment()).is_some())
+    }
+
+    /// Hands an order to the owner of the SA, if that is this node, and waits until what it decides is committed.
+    async fn act(&self, sa: SaRef, order: impl Fn(&IkeRecord, Option<ChildSpi>) -> Order) -> Answer<Done> {
         let cluster = self.member()?;
         let mut applied = cluster.applied();
         let state = cluster.state();
         let unknown = || Fault::not_found(format!("no SA {sa}")).attempt("pontoon sas   (lists them)");
         let (record, child) = find(&state, sa).ok_or_else(unknown)?;
-        let mailbox = self.routes.to(record.segment()).ok_or_else(|| {
-            Fault::no_quorum(format!("nobody serves segment {} at the moment", record.segment()))
-                .attempt("pontoon segments")
-        })?;
+        let grant = state.segment(record.segment());
+        let Some(mailbox) = self.routes.to(record.segment()) else {
+            let owner = grant.owner.map(|owner| owner.node).filter(|owner| *owner != cluster.node());
+            return owner.map(Done::Elsewhere).ok_or_else(|| {
+                Fault::no_quorum(format!("nobody serves segment {} at the moment", record.segment()))
+                    .attempt("pontoon segments")
+            });
+        };
         let (answer, taken) = oneshot::channel();
         mailbox.send(Message::Order(order(&record, child), Some(answer))).await;
         if taken.await != Ok(true) {
@@ -288,123 +378,40 @@ impl Daemon {
                 Err(_) => break cluster.state().applied(),
             }
         };
-        Ok(api::Acted {
+        Ok(Done::Here(api::Acted {
             spi: sa,
             connection: record.connection.clone(),
             peer_id: record.peer_id.to_string(),
-            owner: owner_name(&state, &state.segment(record.segment())),
+            owner: grant.owner.and_then(|owner| name_of(&state, owner.node)),
             index,
-        })
+        }))
     }
+}
 
-    fn node_status(&self, cluster: &Cluster, state: &State, id: NodeId) -> api::NodeStatus {
-        let here = id == cluster.node();
-        let owned: Vec<Segment> = state.segments().owned_by(id).map(|(segment, _)| segment).collect();
-        let records = || owned.iter().flat_map(|&segment| state.records_of(segment));
-        api::NodeStatus {
-            name: name_of(state, id).unwrap_or_default(),
-            id: id.0,
-            role: self.role(id, cluster),
-            state: self.node_state(id, cluster),
-            segments: owned.len() as u32,
-            ike_sas: records().count() as u64,
-            child_sas: records().map(|record| record.children.len() as u64).sum(),
-            applied: here.then(|| state.applied()),
-            digest: here.then(|| hex(&state.digest())),
-        }
-    }
+/// Who carries out a command on an SA.
+enum Done {
+    Here(api::Acted),
+    Elsewhere(NodeId),
+}
 
-    /// Of others nothing is known before there are links to them.
-    fn is_up(&self, id: NodeId, cluster: &Cluster) -> bool {
-        id == cluster.node()
+fn end(record: &IkeRecord, child: Option<ChildSpi>) -> Order {
+    match child {
+        None => Order::Terminate(record.spi),
+        Some(child) => Order::TerminateChild(record.spi, child),
     }
+}
 
-    fn node_state(&self, id: NodeId, cluster: &Cluster) -> api::NodeState {
-        if self.is_up(id, cluster) { api::NodeState::Up } else { api::NodeState::Down }
+fn renew(record: &IkeRecord, child: Option<ChildSpi>) -> Order {
+    match child {
+        None => Order::RekeyIke(record.spi),
+        Some(child) => Order::RekeyChild(record.spi, child),
     }
+}
 
-    fn role(&self, id: NodeId, cluster: &Cluster) -> api::Role {
-        let raft = cluster.status();
-        match raft.role {
-            _ if raft.leader == Some(id) => api::Role::Leader,
-            _ if id != cluster.node() => api::Role::Unknown,
-            raft::Role::Candidate => api::Role::Candidate,
-            raft::Role::Learner => api::Role::Learner,
-            raft::Role::Follower => api::Role::Follower,
-            raft::Role::Leader | raft::Role::Shutdown => api::Role::Unknown,
-        }
-    }
-
-    fn segment_state(&self, cluster: &Cluster, grant: &Grant, segment: Segment) -> api::SegmentState {
-        use raft::state::SegmentState;
-        let ours = grant.owner.is_some_and(|owner| owner.node == cluster.node());
-        match grant.state {
-            SegmentState::Unassigned | SegmentState::Orphaned => api::SegmentState::Unowned,
-            SegmentState::Draining => api::SegmentState::Moving,
-            SegmentState::Owned if ours && self.routes.to(segment).is_none() => api::SegmentState::Starting,
-            SegmentState::Owned => api::SegmentState::Owned,
-        }
-    }
-
-    fn ike_sa(&self, state: &State, record: &IkeRecord) -> api::IkeSa {
-        let (spi_i, spi_r) = record.spis();
-        let grant = state.segment(record.segment());
-        let age_s = SystemClock.utc().since(record.established_at) / 1_000;
-        let gateway = self.gateway.load();
-        let rekey_s =
-            gateway.connection(&record.connection).map_or(0, |connection| connection.rekey_ms / 1_000);
-        api::IkeSa {
-            spi_i,
-            spi_r,
-            connection: record.connection.clone(),
-            peer_id: record.peer_id.to_string(),
-            peer_address: record.path.peer,
-            segment: record.segment().0,
-            owner: owner_name(state, &grant),
-            epoch: grant.epoch.0,
-            state: match record.phase {
-                Phase::Established => api::SaState::Established,
-                Phase::Replaced { .. } => api::SaState::Rekeyed,
-                Phase::Closing { .. } => api::SaState::Closing,
-            },
-            suite: words::ike(&record.suite),
-            age_s,
-            rekey_in_s: (rekey_s > 0).then(|| rekey_s as i64 - age_s as i64),
-            message_ids: api::MessageIds { ours: record.next_request.0, theirs: record.expected.0 },
-            inner_addresses: record.inner_addresses.clone(),
-            children: record.children.iter().map(|child| self.child_sa(record, child)).collect(),
-        }
-    }
-
-    fn child_sa(&self, record: &IkeRecord, child: &ChildRecord) -> api::ChildSa {
-        let stats = self.worker.known_stats(child.spi_in);
-        let count = |read: fn(&ipsec::esp::ChildStats) -> &std::sync::atomic::AtomicU64| {
-            stats.as_ref().map_or(0, |stats| read(stats).load(Ordering::Relaxed))
-        };
-        let words_of =
-            |selectors: &[ipsec::policy::Selector]| selectors.iter().map(ToString::to_string).collect();
-        api::ChildSa {
-            name: child.name.clone(),
-            spi_in: child.spi_in,
-            spi_out: child.spi_out,
-            suite: words::esp(&child.suite),
-            encap: if record.path.encapsulates() { api::Encap::Udp } else { api::Encap::Esp },
-            state: match child.phase {
-                ChildPhase::Live => api::SaState::Established,
-                ChildPhase::Replaced => api::SaState::Rekeyed,
-                ChildPhase::Closing { .. } => api::SaState::Closing,
-            },
-            local_ts: words_of(&child.local_ts),
-            remote_ts: words_of(&child.remote_ts),
-            packets_in: count(|stats| &stats.packets_in),
-            packets_out: count(|stats| &stats.packets_out),
-            bytes_in: count(|stats| &stats.octets_in),
-            bytes_out: count(|stats| &stats.octets_out),
-            next_number: count(|stats| &stats.next_number).max(child.block.first.0),
-            reserved: child.granted.0,
-            drops: Default::default(),
-        }
-    }
+/// The same on every node and after every start: only who has the cluster's own secret can compute a fingerprint.
+fn fingerprint_key(cluster: &raft::state::Cluster) -> Secret {
+    let key = cluster.authority.key.as_bytes();
+    Prf::HmacSha256.prf(key, &[b"pontoon: the key of fingerprints", &cluster.id.0])
 }
 
 /// The newest handover among the events that are still kept.
@@ -427,7 +434,7 @@ fn last_handover(events: &Events) -> Option<api::Handover> {
 }
 
 /// Proposes, and says in people's words how it ended.
-async fn propose(cluster: &Cluster, command: Command) -> Answer<raft::Committed> {
+pub async fn propose(cluster: &Cluster, command: Command) -> Answer<raft::Committed> {
     cluster.propose(command).await.map_err(|error| match error {
         ProposeError::Refused(Refusal::Record(_)) => Fault::failed("another change was faster").why(error),
         ProposeError::Refused(refusal) => Fault::failed("refused").why(refusal),
@@ -471,22 +478,4 @@ fn about(state: &State, configuration: &Configuration) -> api::ConfigRevision {
 
 fn name_of(state: &State, id: NodeId) -> Option<String> {
     state.members().get(id).map(|member| member.name.clone())
-}
-
-fn owner_name(state: &State, grant: &Grant) -> Option<String> {
-    grant.owner.and_then(|owner| name_of(state, owner.node))
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_are_lower_case_hex() {
-        assert_eq!(hex(&[0, 0xab]), "00ab");
-    }
 }

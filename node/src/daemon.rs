@@ -2,8 +2,8 @@
 //! to stop or something that it cannot do without is gone.
 //!
 //! ```text
-//!   TUN, sockets ─> worker ─> steering ─> data directory ─┬─ Vacant: waits for `init`
-//!                                                          └─ Cluster ─> member::start
+//!   TUN, sockets ─> worker ─> links ─> steering ─> data directory ─┬─ Vacant: waits for `init`
+//!                                                                  └─ Cluster ─> member::start
 //! ```
 //!
 //! What can fail for a reason outside of us (no TUN, port in use, disk) comes first, so that it is said at once and
@@ -17,27 +17,39 @@ use std::time::Duration;
 use crypto::Secret;
 use crypto::rng::{OsRng, Rng};
 use ipsec::spec::{PORT_IKE, PORT_NAT_T};
-use raft::state::NewMember;
+use raft::links::TlsLinks;
+use raft::state::{Draining, NewMember};
 use raft::{Cluster, Opened, Options, Vacant};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
-use crate::config::NodeConfig;
-use crate::datapath::{self, Carries, Handle, Port, Reports, Worker};
+use crate::asks::Asks;
+use crate::config::{self, NodeConfig};
+use crate::datapath::{self, Carries, Handle, Port, Reports, SeenByAll, Worker};
 use crate::fault::{Fault, StartError};
 use crate::gateway::CurrentGateway;
 use crate::io::clock::{Clock, SystemClock};
-use crate::io::{EspSocket, OpenError, TunDevice, TunOptions, UdpSocket};
+use crate::io::netlink::Netlink;
+use crate::io::{EspSocket, LinkWatch, OpenError, TunDevice, TunOptions, UdpSocket};
+use crate::lifeline::Wires;
+use crate::lookout::Lookout;
 use crate::marks::Marks;
+use crate::mesh;
+use crate::moves::Luggage;
 use crate::observe::{Event, Http, Observe};
 use crate::roster::Routes;
+use crate::runtime::{self, RaftRuntime};
 use crate::segment::Shared;
-use crate::steering::{self, Steering};
+use crate::sieve::Opener;
+use crate::steering::{self, Steering, Ways};
 use crate::view::Promised;
-use crate::{actor, control, member, router, steer, watchman};
+use crate::{actor, carrier, control, drain, figures, growth, member, pmtu, router, sieve, steer, watchman};
 
 /// How long what a killed process has left in the kernel may be in our way, and how often it is looked at.
 const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How long a stop waits until others have taken over.
+const DRAIN_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long a stop may take before it is cut short.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -46,54 +58,78 @@ pub struct Daemon {
     pub config: NodeConfig,
     pub observe: Observe,
     pub worker: Handle,
+    pub links: TlsLinks,
+    pub asks: Asks,
+    pub lookout: Lookout,
     pub routes: Routes,
     pub gateway: CurrentGateway,
     pub fingerprint_key: Secret,
-    steering_up: Arc<AtomicBool>,
-    membership: Mutex<Option<Vacant>>,
+    opener: Opener,
+    steering_up: AtomicBool,
+    pub(crate) raft: RaftRuntime,
+    /// Until this node is a member, which uses it.
+    port: Mutex<Option<mesh::Port>>,
+    pub(crate) membership: Mutex<Option<Vacant>>,
     cluster: watch::Sender<Option<Cluster>>,
     stop: watch::Sender<bool>,
 }
 
 /// Runs until a signal asks it to stop. An error is what the process exits with.
 pub fn run(config: NodeConfig, observe: Observe) -> Result<(), Fault> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("control")
-        .build()
-        .map_err(|source| StartError::Io { doing: "cannot start the runtime".into(), source }.fault())?;
-    runtime.block_on(live(config, observe))
+    let raft = runtime::build("raft", Some(runtime::RAFT_THREADS))?;
+    let control = runtime::build("control", None)?;
+    control.block_on(live(config, observe, RaftRuntime::of(&raft)))
 }
 
-async fn live(config: NodeConfig, observe: Observe) -> Result<(), Fault> {
+async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result<(), Fault> {
     let (worker, reports) = packet_side(&config).await.map_err(|error| error.fault())?;
-    let steering = Steering::up(steering_config(&config)).await.map_err(steering_fault)?;
+    let (links, port) = listen(&config, &raft).await.map_err(|error| error.fault())?;
+    let asks = Asks::new(Arc::new(links.clone()));
+    links.on_ask(asks.handler());
+    let (steering, ways) = Steering::up(steering_config(&config)).await.map_err(steering_fault)?;
     for advice in steering.advice() {
         tracing::warn!(setting = %advice.key, found = advice.found, fix = %advice.fix, "{}", advice.why);
     }
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| StartError::file(&config.data_dir, "make the data directory", error).fault())?;
-    let opened = Cluster::open(options(&config)).await.map_err(|error| open_fault(&config, error))?;
+    let opened = raft
+        .run(Cluster::open(options(&config, &links)))
+        .await
+        .map_err(|error| open_fault(&config, error))?;
 
+    let (opener, wished) = Opener::new();
     let daemon = Arc::new(Daemon {
         observe: observe.clone(),
         worker,
+        links,
+        asks,
+        lookout: Lookout::new(config.timing.suspect_ms, config.timing.probe_ms),
+        port: Mutex::new(Some(port)),
         routes: Routes::default(),
         gateway: CurrentGateway::default(),
         fingerprint_key: Secret::from(OsRng.vec(32)),
-        steering_up: Arc::new(AtomicBool::new(false)),
+        opener,
+        steering_up: AtomicBool::new(false),
+        raft,
         membership: Mutex::new(None),
         cluster: watch::Sender::new(None),
         stop: watch::Sender::new(false),
         config,
     });
-    daemon.spawn_servants(steering, reports).await?;
+    daemon.links.on_join(Arc::new(growth::door(&daemon)));
+    daemon.spawn_servants(steering, ways, wished, reports).await?;
     match opened {
         Opened::Vacant(vacant) => {
-            tracing::info!("not a member of a cluster yet: waiting for `pontoon init`");
+            tracing::info!("not a member of a cluster yet: waiting for `pontoon init` or `pontoon join`");
             *daemon.membership.lock().await = Some(vacant);
         }
-        Opened::Member(cluster) => daemon.enter(cluster).await?,
+        Opened::Member(cluster) => {
+            // Where there is no majority this waits for one, and the node is asked and stopped all the same.
+            tokio::select! {
+                entered = daemon.enter(cluster) => entered?,
+                ended = daemon.until_stopped() => return ended,
+            }
+        }
     }
     daemon.until_stopped().await
 }
@@ -103,6 +139,20 @@ impl Daemon {
         self.cluster.borrow().clone()
     }
 
+    /// Waits until this node is a member.
+    pub async fn member_of(&self) -> Cluster {
+        let mut cluster = self.cluster.subscribe();
+        loop {
+            if let Some(cluster) = cluster.borrow_and_update().clone() {
+                return cluster;
+            }
+            if cluster.changed().await.is_err() {
+                // Only with the daemon itself, in which we live.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     pub fn service_addresses(&self) -> Vec<IpAddr> {
         let links = [&self.config.outside, &self.config.inside];
         links.iter().flat_map(|link| link.addresses.iter().map(|address| address.ip)).collect()
@@ -110,6 +160,10 @@ impl Daemon {
 
     pub fn steering_up(&self) -> bool {
         self.steering_up.load(Ordering::Relaxed)
+    }
+
+    pub fn set_steering_up(&self, up: bool) {
+        self.steering_up.store(up, Ordering::Relaxed);
     }
 
     /// Makes the cluster `name`, unless this node is a member of it already. True: it was made now.
@@ -126,8 +180,10 @@ impl Daemon {
         let vacant = membership
             .take()
             .ok_or_else(|| Fault::failed("an earlier init did not end well").attempt("restart the daemon"))?;
-        let cluster = vacant
-            .init(name, self.me(), SystemClock.utc())
+        let (new, me) = (name.to_owned(), self.me());
+        let cluster = self
+            .raft
+            .run(async move { vacant.init(&new, me, SystemClock.utc()).await })
             .await
             .map_err(|error| open_fault(&self.config, error))?;
         self.observe.emit(Event::Initialized { cluster: name.to_owned() });
@@ -136,7 +192,7 @@ impl Daemon {
     }
 
     /// What this node says of itself.
-    fn me(&self) -> NewMember {
+    pub(crate) fn me(&self) -> NewMember {
         NewMember {
             name: self.config.name.clone(),
             address: self.config.advertise.to_string(),
@@ -146,7 +202,7 @@ impl Daemon {
     }
 
     /// Starts to live as a member.
-    async fn enter(&self, cluster: Cluster) -> Result<(), Fault> {
+    pub(crate) async fn enter(&self, cluster: Cluster) -> Result<(), Fault> {
         let shared = Shared {
             cluster: cluster.clone(),
             gateway: self.gateway.clone(),
@@ -154,27 +210,48 @@ impl Daemon {
             observe: self.observe.clone(),
             promised: Promised::default(),
             marks: Marks::open(&self.config.data_dir),
+            luggage: Luggage::default(),
+            asks: self.asks.clone(),
+            lookout: self.lookout.clone(),
+            opener: self.opener.clone(),
         };
-        let config = &self.config;
-        member::start(shared, self.me(), self.routes.clone(), config.timing.lease_ms, self.stop.subscribe())
-            .await?;
+        self.asks.is(cluster.node());
+        figures::answer(&self.asks, &shared, self.routes.clone());
         self.cluster.send_replace(Some(cluster));
+        let port = match self.port.lock().await.take() {
+            Some(port) => port,
+            // It was a member before, and has left.
+            None => open_port(&self.config).map_err(|error| error.fault())?,
+        };
+        let wires = Wires { port, links: self.links.clone(), timing: self.config.timing };
+        member::start(shared, self.me(), self.routes.clone(), wires, self.stop.subscribe()).await?;
         Ok(())
     }
 
     /// The actors that live with or without a cluster.
-    async fn spawn_servants(self: &Arc<Self>, steering: Steering, reports: Reports) -> Result<(), Fault> {
+    async fn spawn_servants(
+        self: &Arc<Self>,
+        mut steering: Steering,
+        ways: Ways,
+        wished: mpsc::Receiver<sieve::Wish>,
+        reports: Reports,
+    ) -> Result<(), Fault> {
         let stop = || self.stop.subscribe();
         actor::spawn_vital("router", stop(), router::run(reports, self.routes.clone(), self.observe.clone()));
-        let steer = steer::run(
-            steering,
-            self.gateway.clone(),
-            self.routes.clone(),
-            self.observe.clone(),
-            self.steering_up.clone(),
-            stop(),
-        );
-        actor::spawn_vital("steering", stop(), steer);
+        if let Some(filter) = steering.take_filter() {
+            actor::spawn_vital("sieve", stop(), sieve::keep(filter, self.clone(), wished));
+        }
+        actor::spawn_vital("steering", stop(), steer::run(steering, ways, self.clone(), stop()));
+        self.serve_relayed();
+        let netlink = Netlink::open().map_err(|error| Fault::failed(error.to_string()))?;
+        let links =
+            LinkWatch::open().map_err(|error| Fault::failed("cannot watch the devices").why(error))?;
+        let mut devices = vec![self.config.outside.device.clone(), self.config.inside.device.clone()];
+        devices.dedup();
+        actor::spawn_vital("carrier", stop(), carrier::watch(netlink, links, devices, self.clone()));
+        for address in &self.config.outside.addresses {
+            actor::spawn_vital("pmtu", stop(), pmtu::watch(self.clone(), address.ip));
+        }
         let watchman = watchman::run(self.clone());
         actor::spawn_vital("watchman", stop(), watchman);
 
@@ -188,22 +265,20 @@ impl Daemon {
     }
 
     async fn until_stopped(&self) -> Result<(), Fault> {
-        let mut member = self.cluster.subscribe();
-        let fatal = async {
-            loop {
-                let cluster = member.borrow_and_update().clone();
-                if let Some(cluster) = cluster {
-                    return cluster.fatal().await;
-                }
-                if member.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
+        let fatal = async { self.member_of().await.fatal().await };
         let ended = tokio::select! {
-            why = fatal => Err(StartError::Log { detail: why }.fault()),
+            why = fatal => Err(fatal_fault(&self.config, why)),
             () = stop_signal() => Ok(()),
         };
+        if ended.is_ok()
+            && let Some(cluster) = self.cluster()
+        {
+            // A second signal wants it at once.
+            tokio::select! {
+                () = farewell(&cluster, &self.asks) => {}
+                () = stop_signal() => tracing::warn!("stopped before the segments were handed over"),
+            }
+        }
         self.stop.send_replace(true);
         if let Some(cluster) = self.cluster()
             && tokio::time::timeout(STOP_WITHIN, cluster.shutdown()).await.is_err()
@@ -258,17 +333,43 @@ fn open_packet_side(config: &NodeConfig) -> Result<(Handle, Reports), StartError
         ports.push(Port::new(local, Carries::Esp, Box::new(socket)));
     }
     let failed = |source| StartError::Io { doing: "cannot start the packet worker".into(), source };
+    let is_shared = |link: &config::Link| link.steering == config::Steering::SharedMac;
+    let seen_by_all = SeenByAll { outside: is_shared(&config.outside), inside: is_shared(&config.inside) };
     let (handle, reports, _threads) =
-        datapath::start(vec![Worker { ports, inside: Box::new(tun) }]).map_err(failed)?;
+        datapath::start(vec![Worker { ports, inside: Box::new(tun), seen_by_all }]).map_err(failed)?;
     Ok((handle, reports))
 }
 
-fn options(config: &NodeConfig) -> Options {
+/// The links to the other nodes, listening where these expect this one, and the port for datagrams.
+async fn listen(config: &NodeConfig, raft: &RaftRuntime) -> Result<(TlsLinks, mesh::Port), StartError> {
+    let deadline = tokio::time::Instant::now() + PREDECESSOR_GONE_WITHIN;
+    loop {
+        let (address, timing) = (config.advertise, config.timing.raft);
+        let bound = async {
+            let links = raft.run(async move { TlsLinks::bind(address, &timing).await }).await;
+            let links = links.map_err(|source| StartError::bind(address, "tcp", source))?;
+            Ok::<_, StartError>((links, open_port(config)?))
+        };
+        match bound.await {
+            Err(error) if error.is_in_use() && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn open_port(config: &NodeConfig) -> Result<mesh::Port, StartError> {
+    let advertise = config.advertise;
+    mesh::Port::open(advertise).map_err(|OpenError { source, .. }| StartError::bind(advertise, "udp", source))
+}
+
+fn options(config: &NodeConfig, links: &TlsLinks) -> Options {
     Options {
         data_dir: config.data_dir.clone(),
         storage_key_file: config.storage_key.clone(),
-        timing: raft::timing::Timing::by_name(config.timing.profile).unwrap_or(raft::timing::LAN),
-        links: Arc::new(raft::links::NoLinks),
+        timing: config.timing.raft,
+        links: Arc::new(links.clone()),
     }
 }
 
@@ -280,10 +381,16 @@ fn steering_config(config: &NodeConfig) -> steering::Config {
             .iter()
             .map(|address| steering::ServiceAddress { ip: address.ip, prefix: address.prefix })
             .collect(),
+        mode: match link.steering {
+            config::Steering::Announce => steering::Mode::Announce,
+            config::Steering::SharedMac => steering::Mode::SharedMac,
+            config::Steering::External => steering::Mode::External,
+        },
     };
     steering::Config {
         tun: config.tun.clone(),
         mtu: steering::MTU_DEFAULT,
+        between: Some(config.advertise.ip()),
         outside: side(&config.outside),
         inside: side(&config.inside),
     }
@@ -297,7 +404,7 @@ fn steering_fault(error: steering::SteeringError) -> Fault {
     }
 }
 
-fn open_fault(config: &NodeConfig, error: raft::OpenError) -> Fault {
+pub(crate) fn open_fault(config: &NodeConfig, error: raft::OpenError) -> Fault {
     use raft::store::StoreError;
     let path = config.data_dir.clone();
     match error {
@@ -318,9 +425,43 @@ fn open_fault(config: &NodeConfig, error: raft::OpenError) -> Fault {
     }
 }
 
+fn fatal_fault(config: &NodeConfig, fatal: raft::Fatal) -> Fault {
+    use raft::store::StoreError;
+    match fatal {
+        raft::Fatal::Store(StoreError::Io { source, .. }) if fills_the_disk(&source) => {
+            StartError::DiskFull { path: config.data_dir.clone() }.fault()
+        }
+        other => StartError::Log { detail: other.to_string() }.fault(),
+    }
+}
+
 fn fills_the_disk(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+/// Before a stop that was asked for: the segments go to others, without losing a packet, and so does the leadership. A
+/// node that is alone, or that nobody answers, has nobody to go to.
+async fn farewell(cluster: &Cluster, asks: &Asks) {
+    let node = cluster.node();
+    if cluster.status().voters.iter().all(|voter| *voter == node) {
+        return;
+    }
+    match drain::drain(cluster, asks, node, Draining::UntilStart, DRAIN_WITHIN).await {
+        Ok(done) => tracing::info!(segments = done.segments, took = ?done.took, "handed over"),
+        Err(fault) => tracing::warn!(why = fault.why, "stopping all the same: {}", fault.what),
+    }
+    if cluster.status().role != raft::Role::Leader {
+        return;
+    }
+    let wanted = figures::Wanted::default();
+    let figures = figures::gather(cluster, asks, &wanted, figures::WITHIN).await;
+    let voters = cluster.status().voters;
+    let others = figures.iter().filter(|(other, _)| **other != node && voters.contains(other));
+    let Some((&heir, _)) = others.max_by_key(|(_, figures)| figures.applied) else { return };
+    if let Err(error) = cluster.transfer_leader(heir).await {
+        tracing::warn!(%heir, %error, "the leadership is left behind");
+    }
 }
 
 async fn stop_signal() {

@@ -6,6 +6,8 @@
 //! neighbour and renamed, so it is never half. What was received between the last writing and the crash could be
 //! accepted once more: at most `EVERY` of traffic.
 
+pub mod mirrored;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ pub const EVERY: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Marks {
     path: Arc<PathBuf>,
-    /// As read at the start: of children that nobody has taken up yet.
+    /// As read at the start, and as told by owners for which this node stands by.
     old: Arc<Mutex<HashMap<ChildSpi, EspSeq>>>,
 }
 
@@ -38,9 +40,23 @@ impl Marks {
         Marks { path: Arc::new(path), old: Arc::new(Mutex::new(old)) }
     }
 
-    /// The highest number that the process before this one is known to have received on this child.
+    /// The highest number that the process or the owner before this one is known to have received on this child.
     pub fn last(&self, child: ChildSpi) -> Option<EspSeq> {
         self.old.lock().unwrap_or_else(PoisonError::into_inner).get(&child).copied()
+    }
+
+    /// What the owner has told this node as its standby. A mark never falls.
+    pub fn raise(&self, told: impl Iterator<Item = (ChildSpi, EspSeq)>) {
+        let mut marks = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        for (child, edge) in told {
+            let mark = marks.entry(child).or_default();
+            *mark = (*mark).max(edge);
+        }
+    }
+
+    /// Forgets those of the others.
+    pub fn retain(&self, keep: impl Fn(ChildSpi) -> bool) {
+        self.old.lock().unwrap_or_else(PoisonError::into_inner).retain(|&child, _| keep(child));
     }
 
     pub fn forget(&self, child: ChildSpi) {

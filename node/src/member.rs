@@ -12,18 +12,22 @@ use std::time::Duration;
 use crypto::Secret;
 use crypto::rng::{OsRng, Rng};
 use ipsec::types::Incarnation;
-use raft::state::{Command, NewMember, RotateCookieSecret, Start, Touched};
+use raft::state::{Command, NewMember, Refusal, RotateCookieSecret, Start, Touched};
 use raft::{Applied, Cluster, ProposeError, Role};
 use tokio::sync::{broadcast, watch};
 
-use crate::actor;
+use crate::actor::{self, Mailbox};
 use crate::fault::Fault;
 use crate::io::clock::{Clock, SystemClock};
-use crate::lease;
+use crate::lifeline::{self, Wires};
+use crate::lookout::Lookout;
+use crate::mirror;
+use crate::moves::{Moves, Shifts};
 use crate::observe::Event;
-use crate::placement;
-use crate::roster::{Roster, Routes};
+use crate::placement::{self, Seen};
+use crate::roster::{self, Roster, Routes};
 use crate::segment::Shared;
+use crate::whereabouts;
 
 /// How long to wait before a proposal without a leader is tried again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -45,7 +49,7 @@ pub async fn start(
     shared: Shared,
     me: NewMember,
     routes: Routes,
-    lease_ms: u64,
+    wires: Wires,
     stop: watch::Receiver<bool>,
 ) -> Result<Incarnation, Fault> {
     let cluster = shared.cluster.clone();
@@ -54,9 +58,14 @@ pub async fn start(
         .await
         .map_err(|error| Fault::failed("this node cannot read its own log back").why(error.to_string()))?;
     // A founder may have been stopped in the middle of `init`.
-    until_led(|| cluster.found(me.clone(), SystemClock.utc()))
-        .await
-        .map_err(|error| Fault::failed("the cluster cannot be made").why(error))?;
+    until_led(|| async {
+        cluster.found(me.clone(), SystemClock.utc()).await.map_err(|error| match error {
+            raft::OpenError::Found(error) => error,
+            other => ProposeError::Fatal(other.to_string()),
+        })
+    })
+    .await
+    .map_err(|error| Fault::failed("the cluster cannot be made").why(error))?;
     shared.gateway.follow(&cluster.state());
 
     let applied = cluster.applied();
@@ -66,10 +75,26 @@ pub async fn start(
     let name = me.name;
     shared.observe.emit(Event::Incarnation { node: name.clone(), incarnation: incarnation.0 });
 
-    let roster = Roster::new(shared.clone(), name, incarnation, routes);
-    actor::spawn_vital("roster", stop.clone(), roster.run(applied));
-    actor::spawn_vital("lease", stop.clone(), lease::keep(cluster.clone(), shared.worker.clone(), lease_ms));
-    actor::spawn_vital("placement", stop.clone(), place(cluster.clone()));
+    let lookout = shared.lookout.clone();
+    lifeline::start(&shared, incarnation, wires, &stop)
+        .await
+        .map_err(|error| Fault::failed("this node cannot send datagrams to the others").why(error))?;
+    let (wishes, wished) = Mailbox::new("roster", roster::WISHES);
+    let moves = Moves::new(
+        cluster.clone(),
+        shared.asks.clone(),
+        shared.worker.clone(),
+        wishes,
+        shared.luggage.clone(),
+        shared.opener.clone(),
+    );
+    mirror::keep(&shared.asks, shared.luggage.clone());
+    let roster = Roster::new(shared.clone(), incarnation, routes);
+    actor::spawn_vital("roster", stop.clone(), roster.run(applied, wished));
+    let whereabouts = whereabouts::keep(cluster.clone(), shared.worker.clone());
+    actor::spawn_vital("whereabouts", stop.clone(), whereabouts);
+    actor::spawn_vital("votes", stop.clone(), cluster.follow_members());
+    actor::spawn_vital("placement", stop.clone(), place(cluster.clone(), moves, lookout));
     actor::spawn_vital(
         "replay-marks",
         stop.clone(),
@@ -92,10 +117,17 @@ async fn incarnate(cluster: &Cluster, me: &NewMember) -> Result<Incarnation, Pro
     until_led(|| async {
         let expected =
             cluster.state().members().get(node).map_or(Incarnation(0), |member| member.incarnation);
-        if expected != incarnation {
-            cluster.propose(Command::Incarnate { node, expected, start: start.clone() }).await?;
+        if expected == incarnation {
+            return Ok(incarnation);
         }
-        Ok(incarnation)
+        match cluster.propose(Command::Incarnate { node, expected, start: start.clone() }).await {
+            // A newcomer, or one that was away, does not know yet what it committed before.
+            Err(ProposeError::Refused(Refusal::IncarnationChanged { .. })) => {
+                cluster.barrier().await?;
+                Err(ProposeError::Unknown)
+            }
+            proposed => proposed.map(|_| incarnation),
+        }
     })
     .await
 }
@@ -113,12 +145,15 @@ async fn until_led<T, F: Future<Output = Result<T, ProposeError>>>(
 }
 
 /// The leader's part: places segments and turns the cookie secret over.
-async fn place(cluster: Cluster) {
-    let mut applied = cluster.applied();
+async fn place(cluster: Cluster, moves: Moves, lookout: Lookout) {
+    let mut shifts = Shifts::new(moves);
+    let (mut applied, mut news) = (cluster.applied(), lookout.news());
     let mut every = tokio::time::interval(PLACEMENT_EVERY);
     loop {
         tokio::select! {
             _ = every.tick() => {}
+            () = shifts.ended() => {}
+            _ = news.changed() => {}
             told = applied.recv() => match told {
                 Ok(Applied::Command { touched, .. })
                     if touched.iter().all(|touched| matches!(touched, Touched::Ike(_))) => continue,
@@ -133,8 +168,15 @@ async fn place(cluster: Cluster) {
         if state.cluster().is_none() {
             continue;
         }
-        for assign in placement::plan(&state, SystemClock.utc()) {
+        let (voters, liveness) = (cluster.status().voters, lookout.liveness(&cluster));
+        let seen = Seen { voters: &voters, liveness: &liveness };
+        let plan = placement::plan(&state, seen, SystemClock.utc());
+        for assign in plan.orphans {
             propose(&cluster, Command::Assign(assign)).await;
+        }
+        shifts.begin(plan.moves);
+        for set in plan.standbys {
+            propose(&cluster, Command::SetStandby(set)).await;
         }
         let cookies = state.cookies();
         let age_ms = SystemClock.utc().since(cookies.rotated_at);

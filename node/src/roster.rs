@@ -4,6 +4,7 @@
 //!   Applied ─> grant names (this node, this incarnation), new epoch ─> stop the old actor, start a new one
 //!           └> grant names somebody else                            ─> stop, Unserve
 //!   an actor of a segment panics ─> Unserve ─> Assign to ourselves, epoch + 1 ─> as above
+//!   a planned move               ─> Close: the actor ends, its epoch is over here ─> somebody else's grant, or Reclaim
 //! ```
 //!
 //! A grant for another incarnation of this node is an old one, replayed from the log: it starts nothing (DESIGN 1).
@@ -11,20 +12,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use ipsec::record::Guard;
-use ipsec::types::{Epoch, Incarnation, Segment};
+use ipsec::types::{Epoch, Incarnation, Millis, Segment};
 use raft::Applied;
 use raft::state::{Assign, Cause, Command, Grant, NodeId, Touched};
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
 use crate::actor::Mailbox;
 use crate::datapath::Order;
 use crate::io::clock::{Clock, SystemClock};
+use crate::moves::wire::Part;
 use crate::observe::{self, Event};
 use crate::segment::{MAILBOX, Message, SegmentActor, Shared};
 
@@ -33,26 +36,51 @@ const REASSIGN_RETRY: Duration = Duration::from_millis(200);
 
 /// The mailbox of each segment's actor on this node, where it has one.
 #[derive(Clone)]
-pub struct Routes(Arc<[ArcSwapOption<Mailbox<Message>>]>);
+pub struct Routes(Arc<Table>);
+
+struct Table {
+    mailboxes: [ArcSwapOption<Mailbox<Message>>; Segment::COUNT],
+    leaving: [AtomicBool; Segment::COUNT],
+    address_moved: Notify,
+}
 
 impl Default for Routes {
     fn default() -> Self {
-        Routes((0..Segment::COUNT).map(|_| ArcSwapOption::empty()).collect())
+        let mailboxes = [const { ArcSwapOption::const_empty() }; Segment::COUNT];
+        let leaving = [const { AtomicBool::new(false) }; Segment::COUNT];
+        Routes(Arc::new(Table { mailboxes, leaving, address_moved: Notify::new() }))
     }
 }
 
 impl Routes {
     pub fn to(&self, segment: Segment) -> Option<Mailbox<Message>> {
-        self.0[usize::from(segment.0)].load().as_deref().cloned()
+        self.0.mailboxes[usize::from(segment.0)].load().as_deref().cloned()
+    }
+
+    /// Closed here, for a node that has not got it yet.
+    pub fn is_leaving(&self, segment: Segment) -> bool {
+        self.0.leaving[usize::from(segment.0)].load(Ordering::Relaxed)
+    }
+
+    fn set_leaving(&self, segment: Segment, leaving: bool) {
+        self.0.leaving[usize::from(segment.0)].store(leaving, Ordering::Relaxed);
     }
 
     /// How many segments are served here.
     pub fn served(&self) -> usize {
-        self.0.iter().filter(|route| route.load().is_some()).count()
+        self.0.mailboxes.iter().filter(|route| route.load().is_some()).count()
+    }
+
+    /// Waits until segment 0, with which the service addresses go, is taken up or given up. For one waiter.
+    pub async fn address_moved(&self) {
+        self.0.address_moved.notified().await;
     }
 
     fn set(&self, segment: Segment, mailbox: Option<Mailbox<Message>>) {
-        self.0[usize::from(segment.0)].store(mailbox.map(Arc::new));
+        self.0.mailboxes[usize::from(segment.0)].store(mailbox.map(Arc::new));
+        if segment == Segment(0) {
+            self.0.address_moved.notify_one();
+        }
     }
 }
 
@@ -62,48 +90,71 @@ impl std::fmt::Debug for Routes {
     }
 }
 
+/// What planned moves want (`moves`).
+#[derive(Debug)]
+pub enum Wish {
+    /// Ends the actors of these segments, in the epochs named, and tells what the next owner needs. A segment that is
+    /// not served in that epoch, or whose actor fails, is left out of the answer.
+    Close { segments: Vec<(Segment, Epoch)>, to: NodeId, answer: oneshot::Sender<Vec<Part>> },
+    /// Takes segments that were closed again, each under a new epoch, unless somebody else has got them. Answers when
+    /// it is decided for all.
+    Reclaim { segments: Vec<(Segment, Epoch)>, answer: oneshot::Sender<()> },
+}
+
+/// Wishes that wait.
+pub const WISHES: usize = 16;
+
 pub struct Roster {
     shared: Shared,
     me: NodeId,
-    name: String,
     incarnation: Incarnation,
     routes: Routes,
     running: BTreeMap<Segment, Epoch>,
+    /// Closed for a planned move: these epochs are over here.
+    closed: BTreeMap<Segment, Epoch>,
+    /// Who owned each segment, as the last grant said: whom a handover comes from.
+    owners: BTreeMap<Segment, NodeId>,
     actors: JoinSet<()>,
     /// Whose end a task's end is.
     segments: HashMap<Id, (Segment, Epoch)>,
 }
 
 impl Roster {
-    pub fn new(shared: Shared, name: String, incarnation: Incarnation, routes: Routes) -> Roster {
+    pub fn new(shared: Shared, incarnation: Incarnation, routes: Routes) -> Roster {
         let me = shared.cluster.node();
         Roster {
             shared,
             me,
-            name,
             incarnation,
             routes,
             running: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            owners: BTreeMap::new(),
             actors: JoinSet::new(),
             segments: HashMap::new(),
         }
     }
 
     /// For ever. `applied` was subscribed to before the incarnation was proposed, so no grant is missed.
-    pub async fn run(mut self, mut applied: broadcast::Receiver<Applied>) {
+    pub async fn run(mut self, mut applied: broadcast::Receiver<Applied>, mut wishes: mpsc::Receiver<Wish>) {
+        let mut enforced = self.shared.gateway.enforced();
         self.follow_all().await;
         loop {
             tokio::select! {
+                Ok(()) = enforced.changed() => {
+                    self.follow_all().await;
+                    self.to_all(|| Message::Reconfigured).await;
+                }
                 told = applied.recv() => match told {
                     Ok(Applied::Command { touched, .. }) => self.touched(&touched).await,
                     Ok(Applied::Snapshot { .. }) | Err(RecvError::Lagged(_)) => {
                         self.follow_all().await;
                         self.shared.gateway.follow(&self.shared.cluster.state());
-                        self.to_all(|| Message::Reconfigured).await;
                         self.to_all(|| Message::TouchedAll).await;
                     }
                     Err(RecvError::Closed) => return,
                 },
+                Some(wish) = wishes.recv() => self.fulfil(wish).await,
                 Some(ended) = self.actors.join_next_with_id() => {
                     let (id, how) = match ended {
                         Ok((id, ())) => (id, None),
@@ -125,11 +176,8 @@ impl Roster {
                         mailbox.send(Message::Touched(spi)).await;
                     }
                 }
-                Touched::Configuration => {
-                    self.shared.gateway.follow(&self.shared.cluster.state());
-                    self.to_all(|| Message::Reconfigured).await;
-                }
-                Touched::Cluster | Touched::Members | Touched::Cookies => {}
+                Touched::Configuration => self.shared.gateway.follow(&self.shared.cluster.state()),
+                Touched::Cluster | Touched::Members | Touched::Cookies | Touched::Tokens => {}
             }
         }
         self.follow(&grants).await;
@@ -142,11 +190,21 @@ impl Roster {
 
     /// Starts and stops actors until they are what the grants of these segments say.
     async fn follow(&mut self, segments: &[Segment]) {
-        let begun = Instant::now();
+        let (begun, now) = (Instant::now(), SystemClock.now());
         let state = self.shared.cluster.state();
-        let mut started: BTreeMap<Cause, (usize, Grant)> = BTreeMap::new();
+        let mut started: BTreeMap<(Cause, Option<NodeId>), (usize, Grant)> = BTreeMap::new();
         for &segment in segments {
             let grant = state.segment(segment);
+            let before = match grant.owner {
+                Some(owner) => self.owners.insert(segment, owner.node),
+                None => self.owners.remove(&segment),
+            };
+            if self.closed.get(&segment).is_some_and(|&epoch| epoch >= grant.epoch) {
+                continue;
+            }
+            if self.closed.remove(&segment).is_some() {
+                self.routes.set_leaving(segment, false);
+            }
             let ours = grant.state.is_served()
                 && grant
                     .owner
@@ -156,25 +214,40 @@ impl Roster {
                 Some(_) => self.stop(segment).await,
                 None => {}
             }
-            if ours {
+            // Taken up once a configuration is in force, and not given up for the want of one: an epoch that was given up
+            // never comes back.
+            if ours && self.shared.gateway.may_serve() {
                 self.start(segment, grant.epoch).await;
-                started.entry(grant.cause).or_insert((0, grant)).0 += 1;
+                started.entry((grant.cause, before)).or_insert((0, grant)).0 += 1;
             }
         }
         self.shared.observe.metrics().segments_owned.set(self.running.len() as i64);
-        for (cause, (count, grant)) in started {
+        for ((cause, from), (count, grant)) in started {
+            // What this process has never seen owned was its own before its start.
+            let from = from.or((cause == Cause::Restarted).then_some(self.me));
+            let name = |node: NodeId| state.members().get(node).map(|member| member.name.clone());
             self.shared.observe.emit(Event::Handover {
-                from: (cause != Cause::Created).then(|| self.name.clone()),
-                to: self.name.clone(),
+                from: from.and_then(name),
+                to: name(self.me).unwrap_or_default(),
                 segments: count as u32,
                 cause: cause_of(cause),
-                detect_ms: 0.0,
-                commit_ms: SystemClock
-                    .utc()
-                    .since(grant.since)
-                    .saturating_sub(begun.elapsed().as_millis() as u64) as f64,
+                detect_ms: grant.silent_ms as f64,
+                commit_ms: self.commit_ms(grant, from, now) as f64,
                 resume_ms: begun.elapsed().as_secs_f64() * 1e3,
             });
+        }
+    }
+
+    /// From the decision to its apply here. Where the owner before was silent that is what is left of the time since we
+    /// heard it last, by our own clock; else by the clock of who decided.
+    fn commit_ms(&self, grant: Grant, from: Option<NodeId>, now: Millis) -> u64 {
+        let heard = from.and_then(|node| self.shared.lookout.heard_at(node));
+        match heard.filter(|_| grant.cause == Cause::NodeSilent && grant.silent_ms > 0) {
+            Some(heard) => now.since(heard).saturating_sub(grant.silent_ms),
+            None => {
+                let applied = SystemClock.utc().0.saturating_sub(SystemClock.now().since(now));
+                applied.saturating_sub(grant.since.0)
+            }
         }
     }
 
@@ -206,23 +279,77 @@ impl Roster {
         }
         tracing::error!(%segment, %epoch, how = how.as_deref().unwrap_or("ended"), "the actor of a segment is gone");
         self.stop(segment).await;
+        tokio::spawn(self.take_again(segment, epoch, Cause::ActorFailed));
+    }
+
+    /// Until somebody, we or the leader, has given the segment a new epoch.
+    fn take_again(
+        &self,
+        segment: Segment,
+        epoch: Epoch,
+        cause: Cause,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let cluster = self.shared.cluster.clone();
         let assign = Command::Assign(Assign {
             segments: vec![(segment, epoch)],
             to: self.me,
             incarnation: self.incarnation,
-            standby: self.shared.cluster.state().segment(segment).standby,
-            cause: Cause::ActorFailed,
+            standby: cluster.state().segment(segment).standby,
+            cause,
             at: SystemClock.utc(),
+            takeover: None,
         });
-        let cluster = self.shared.cluster.clone();
-        tokio::spawn(async move {
-            // Until somebody, we or the leader, has given the segment a new epoch.
+        async move {
             while cluster.state().segment(segment).epoch == epoch {
                 if cluster.propose(assign.clone()).await.is_err() {
                     tokio::time::sleep(REASSIGN_RETRY).await;
                 }
             }
-        });
+        }
+    }
+
+    async fn fulfil(&mut self, wish: Wish) {
+        match wish {
+            Wish::Close { segments, to, answer } => {
+                let mut parts = JoinSet::new();
+                for (segment, epoch) in segments {
+                    if self.running.get(&segment) != Some(&epoch) {
+                        continue;
+                    }
+                    let Some(mailbox) = self.routes.to(segment) else { continue };
+                    self.running.remove(&segment);
+                    self.routes.set(segment, None);
+                    self.closed.insert(segment, epoch);
+                    self.routes.set_leaving(segment, true);
+                    parts.spawn(async move {
+                        let (answer, part) = oneshot::channel();
+                        mailbox.send(Message::Close { to, answer }).await;
+                        part.await.ok()
+                    });
+                }
+                self.shared.observe.metrics().segments_owned.set(self.running.len() as i64);
+                tokio::spawn(async move {
+                    let parts: Vec<Part> = parts.join_all().await.into_iter().flatten().collect();
+                    // Who has asked may be gone; what was closed is reclaimed by who finds it so.
+                    let _ = answer.send(parts);
+                });
+            }
+            Wish::Reclaim { segments, answer } => {
+                let mut again = JoinSet::new();
+                for (segment, epoch) in segments {
+                    // Also where the actor was never reached: nothing else would bring it back.
+                    self.running.remove(&segment);
+                    self.routes.set(segment, None);
+                    self.closed.insert(segment, epoch);
+                    self.routes.set_leaving(segment, true);
+                    again.spawn(self.take_again(segment, epoch, Cause::Moved));
+                }
+                tokio::spawn(async move {
+                    again.join_all().await;
+                    let _ = answer.send(());
+                });
+            }
+        }
     }
 
     async fn to_all(&self, message: impl Fn() -> Message) {
@@ -251,26 +378,39 @@ fn cause_of(cause: Cause) -> observe::Cause {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use ipsec::types::Segment;
-    use raft::state::NewMember;
+    use raft::links::TlsLinks;
+    use raft::state::{Configure, NewMember, SetStandby};
     use raft::{Cluster, Opened, Options};
     use tokio::sync::watch;
 
     use super::*;
+    use crate::asks::{Asks, Nobody};
+    use crate::config::Timing;
     use crate::datapath::{self, Worker};
     use crate::gateway::CurrentGateway;
     use crate::io::Offload;
     use crate::io::fake::FakeInside;
+    use crate::lifeline::Wires;
+    use crate::lookout::Lookout;
     use crate::marks::Marks;
-    use crate::member;
+    use crate::moves::Luggage;
     use crate::observe::Observe;
     use crate::view::Promised;
+    use crate::{member, mesh};
+
+    async fn member(dir: &std::path::Path) -> (Shared, Routes, watch::Sender<bool>) {
+        member_with(dir, Asks::new(Arc::new(Nobody))).await
+    }
 
     /// A member whose packet side has no sockets. The directory must outlive it.
-    async fn member(dir: &std::path::Path) -> (Shared, Routes, watch::Sender<bool>) {
+    pub(crate) async fn member_with(
+        dir: &std::path::Path,
+        asks: Asks,
+    ) -> (Shared, Routes, watch::Sender<bool>) {
         let options = Options {
             data_dir: dir.to_owned(),
             storage_key_file: None,
@@ -288,7 +428,7 @@ mod tests {
             Opened::Member(cluster) => cluster,
         };
         let (inside, _hand) = FakeInside::new(Offload::default());
-        let worker = Worker { ports: Vec::new(), inside: Box::new(inside) };
+        let worker = Worker { ports: Vec::new(), inside: Box::new(inside), seen_by_all: Default::default() };
         let (worker, reports, _threads) = datapath::start(vec![worker]).unwrap();
         tokio::spawn(async move {
             let mut reports = reports;
@@ -301,14 +441,30 @@ mod tests {
             observe: Observe::new(),
             promised: Promised::default(),
             marks: Marks::open(dir),
+            luggage: Luggage::default(),
+            asks,
+            lookout: Lookout::new(Timing::CI.suspect_ms, Timing::CI.probe_ms),
+            opener: crate::sieve::Opener::new().0,
         };
         let routes = Routes::default();
         let stop = watch::Sender::new(false);
-        member::start(shared.clone(), me, routes.clone(), 200, stop.subscribe()).await.unwrap();
+        let wires = Wires {
+            port: mesh::Port::open("127.0.0.1:0".parse().unwrap()).unwrap(),
+            links: TlsLinks::bind("127.0.0.1:0".parse().unwrap(), &raft::timing::CI).await.unwrap(),
+            timing: Timing::CI,
+        };
+        member::start(shared.clone(), me, routes.clone(), wires, stop.subscribe()).await.unwrap();
         (shared, routes, stop)
     }
 
-    async fn until(mut holds: impl FnMut() -> bool) {
+    /// As a daemon ends: no actor takes the end of the others for a fault and ends the process with it.
+    async fn end(shared: &Shared, stop: &watch::Sender<bool>) {
+        stop.send_replace(true);
+        shared.asks.leave();
+        shared.cluster.shutdown().await;
+    }
+
+    pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
         for _ in 0..2_000 {
             if holds() {
                 return;
@@ -321,7 +477,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_segment_whose_actor_panics_comes_back_under_a_new_epoch() {
         let dir = tempfile::tempdir().unwrap();
-        let (shared, routes, _stop) = member(dir.path()).await;
+        let (shared, routes, stop) = member(dir.path()).await;
         until(|| routes.served() == Segment::COUNT).await;
         let (broken, other) = (Segment(7), Segment(8));
         let epoch = |segment| shared.cluster.state().segment(segment).epoch;
@@ -333,6 +489,64 @@ mod tests {
         until(|| routes.served() == Segment::COUNT).await;
         assert_eq!(epoch(broken).0, before.0 + 1, "one assignment, not several");
         assert_eq!(epoch(other), unaffected);
+        end(&shared, &stop).await;
+    }
+
+    /// What steering does once the networks are routed.
+    fn enforce(shared: &Shared) {
+        shared.gateway.enforce(shared.gateway.next().unwrap());
+    }
+
+    /// Else the first packets for its clients would leave in clear (I8).
+    #[test]
+    fn nothing_is_served_by_a_configuration_before_its_networks_are_routed() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = async || {
+            let (shared, routes, stop) = member(dir.path()).await;
+            let state = shared.cluster.state();
+            (shared, routes, stop, state)
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (shared, routes, stop, state) = start().await;
+            assert!(shared.gateway.has(&state), "none is wanted and none is there");
+            until(|| routes.served() == Segment::COUNT).await;
+            let configure = Configure {
+                expected_revision: 0,
+                toml: "version = 1\n".into(),
+                files: Default::default(),
+                comment: String::new(),
+                at: SystemClock.utc(),
+                by: "edge-1".into(),
+            };
+            shared.cluster.propose(Command::Configure(configure)).await.unwrap();
+            until(|| shared.gateway.next().is_some()).await;
+            assert_eq!(shared.gateway.load().revision, 0, "agreed on, not in force");
+            assert!(!shared.gateway.has(&shared.cluster.state()));
+            // What runs goes on when its grant is looked at again.
+            let standby =
+                Command::SetStandby(SetStandby { segments: vec![(Segment(3), Epoch(1))], standby: None });
+            shared.cluster.propose(standby).await.unwrap();
+            shared.cluster.barrier().await.unwrap();
+            assert_eq!(routes.served(), Segment::COUNT);
+            enforce(&shared);
+            assert_eq!(shared.gateway.load().revision, 1);
+            assert!(shared.gateway.has(&shared.cluster.state()));
+            end(&shared, &stop).await;
+        });
+        drop(runtime);
+        // With a start the configuration is in the log, and the routes of the process before are gone.
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (shared, routes, stop, _) = start().await;
+            let ours = || shared.cluster.state().segment(Segment(255)).epoch == Epoch(2);
+            until(ours).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(routes.served(), 0);
+            enforce(&shared);
+            until(|| routes.served() == Segment::COUNT).await;
+            end(&shared, &stop).await;
+        });
     }
 
     /// The grants of the process before are in the log; its incarnation is not ours.
@@ -347,8 +561,7 @@ mod tests {
                 let (shared, routes, stop) = member(dir.path()).await;
                 until(|| routes.served() == Segment::COUNT).await;
                 let grant = shared.cluster.state().segment(Segment(0));
-                stop.send_replace(true);
-                shared.cluster.shutdown().await;
+                end(&shared, &stop).await;
                 (grant.owner.unwrap().incarnation, grant.epoch)
             }));
         }

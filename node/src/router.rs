@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use ipsec::datagram::Datagram;
 use ipsec::esp;
 use ipsec::ike::{self, Order};
-use ipsec::types::{ChildSpi, Segment, Spi};
+use ipsec::types::{EspSeq, Segment};
+use raft::state::Wanted;
 
 use crate::datapath::{Report, Reports};
 use crate::observe::{Observe, Queue};
@@ -39,7 +40,7 @@ impl Router {
         let mut by_segment: BTreeMap<Segment, Vec<Datagram>> = BTreeMap::new();
         let mut nowhere = 0;
         for datagram in datagrams {
-            match ike::segment_of(&datagram) {
+            match ike::segment_of(datagram.peer, &datagram.octets) {
                 Some(segment) => by_segment.entry(segment).or_default().push(datagram),
                 None => nowhere += 1,
             }
@@ -60,16 +61,21 @@ impl Router {
     }
 
     async fn events(&mut self, events: Vec<esp::Event>) {
-        let mut needs: BTreeMap<Segment, Vec<(Spi, ChildSpi, u64)>> = BTreeMap::new();
+        let mut needs: BTreeMap<Segment, Vec<Wanted>> = BTreeMap::new();
         for event in events {
             match event {
                 esp::Event::NeedBlock { ike, child, count } => {
-                    needs.entry(child.segment()).or_default().push((ike, child, count));
+                    let wanted = Wanted { ike, child, count, upto: EspSeq(0) };
+                    needs.entry(child.segment()).or_default().push(wanted);
+                }
+                esp::Event::NeedClaim { ike, child, upto } => {
+                    let wanted = Wanted { ike, child, count: 0, upto };
+                    needs.entry(child.segment()).or_default().push(wanted);
                 }
                 esp::Event::PeerMoved { ike, peer, .. } => {
                     self.tell(ike.segment(), Message::PeerMoved { ike, peer }).await;
                 }
-                esp::Event::SoftLimit { ike, child } => {
+                esp::Event::SoftLimit { ike, child } | esp::Event::Stranded { ike, child } => {
                     self.tell(ike.segment(), Message::Order(Order::RekeyChild(ike, child), None)).await;
                 }
                 esp::Event::HardLimit { ike, child } => {
@@ -86,7 +92,7 @@ impl Router {
             }
         }
         for (segment, needs) in needs {
-            self.tell(segment, Message::NeedBlocks(needs)).await;
+            self.tell(segment, Message::NeedNumbers(needs)).await;
         }
     }
 

@@ -22,24 +22,34 @@ use ipsec::ike::{Context, Decision, Endpoint, Order, Verdict};
 use ipsec::limits;
 use ipsec::record::{Block, Change, ChildRecord, Guard, IkeRecord, Path, Step};
 use ipsec::types::{ChildSpi, EspSeq, Millis, Segment, Spi};
-use raft::state::{Command, Reserve, State, Wanted};
+use raft::state::{Command, NodeId, Reserve, State, Wanted};
 use raft::{Cluster, ProposeError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::asks::{Asks, Topic};
+use crate::datapath::relay::Owner;
 use crate::datapath::{Handle, Order as WorkerOrder};
 use crate::gateway::CurrentGateway;
 use crate::io::clock::{Clock, SystemClock};
+use crate::lookout::Lookout;
 use crate::marks::Marks;
+use crate::mirror;
+use crate::moves::wire::Part;
+use crate::moves::{Bag, Luggage};
 use crate::observe::Observe;
 use crate::report;
-use crate::view::{Promised, SegmentView};
+use crate::sieve::Opener;
+use crate::view::{Pledge, Promised, SegmentView};
 
 /// Messages that a segment's actor lets wait; datagrams beyond are dropped, all else waits for room.
 pub const MAILBOX: usize = 512;
 
 /// Outer packets larger than this are not sent where nothing is known of the way.
-const PATH_MTU: usize = 1500;
+pub const PATH_MTU: usize = 1500;
+
+/// How long a planned move waits for what is on its way through the log.
+const SETTLE_WITHIN: Duration = Duration::from_millis(250);
 
 /// How long to wait before asking again what became of a proposal.
 const BARRIER_RETRY: Duration = Duration::from_millis(50);
@@ -51,13 +61,18 @@ pub enum Message {
     Touched(Spi),
     /// Any record may have.
     TouchedAll,
-    /// (IKE SA, child, further numbers)
-    NeedBlocks(Vec<(Spi, ChildSpi, u64)>),
+    /// Numbers to send on, or to accept.
+    NeedNumbers(Vec<Wanted>),
     PeerMoved {
         ike: Spi,
         peer: std::net::SocketAddr,
     },
     Order(Order, Option<oneshot::Sender<bool>>),
+    /// The last one: a planned move to another node.
+    Close {
+        to: NodeId,
+        answer: oneshot::Sender<Part>,
+    },
     Reconfigured,
     /// A fault of ours, for tests.
     #[cfg(test)]
@@ -73,6 +88,10 @@ pub struct Shared {
     pub observe: Observe,
     pub promised: Promised,
     pub marks: Marks,
+    pub luggage: Luggage,
+    pub asks: Asks,
+    pub lookout: Lookout,
+    pub opener: Opener,
 }
 
 pub struct SegmentActor {
@@ -97,7 +116,7 @@ struct Installed {
 
 /// How a proposal ended.
 enum Settled {
-    Change { spi: Spi, fate: Fate, events: Vec<ipsec::ike::Event>, promised: Vec<IpAddr>, begun: Instant },
+    Change { spi: Spi, fate: Fate, events: Vec<ipsec::ike::Event>, pledge: Pledge, begun: Instant },
     Reserve,
 }
 
@@ -115,7 +134,16 @@ enum Fate {
 impl SegmentActor {
     /// Takes up the segment under `guard`: tells the worker of every child and starts the engine.
     pub async fn new(shared: Shared, guard: Guard) -> SegmentActor {
-        let endpoint = engine(&shared, guard.segment, |ctx| Endpoint::new(guard, ctx));
+        let (bag, exact) = shared.luggage.take(guard.segment, guard.epoch, SystemClock.now());
+        let endpoint = engine(&shared, guard.segment, |ctx| {
+            let mut endpoint = Endpoint::new(guard, ctx);
+            for left in &bag.ike {
+                if let Err(error) = endpoint.import(left, ctx) {
+                    tracing::warn!(segment = %guard.segment, %error, "what the owner before has left is not readable");
+                }
+            }
+            endpoint
+        });
         let mut actor = SegmentActor {
             shared,
             guard,
@@ -129,10 +157,62 @@ impl SegmentActor {
         let state = actor.shared.cluster.state();
         let mut orders = vec![WorkerOrder::Serve { segment: guard.segment, epoch: guard.epoch }];
         for record in state.records_of(guard.segment) {
-            actor.reconcile(record, true, &mut orders);
+            actor.reconcile(record, Some(&bag), &mut orders);
         }
+        // What was held for the segment meanwhile is judged by what is installed now.
+        let forwarded = bag.forwarded.clone();
+        orders.push(WorkerOrder::Release { segment: guard.segment, forwarded });
         actor.tell(orders).await;
+        tracing::debug!(segment = %guard.segment, epoch = %guard.epoch, exact, "taken up");
+        actor.follow_peers(&state, &bag).await;
         actor
+    }
+
+    /// Where packets of a peer came from, when its owner before us had no time to have that committed.
+    async fn follow_peers(&mut self, state: &State, bag: &Bag) {
+        for record in state.records_of(self.guard.segment) {
+            let carried = record.children.iter().filter_map(|child| bag.children.get(&child.spi_in));
+            if let Some(moved) = carried.filter(|it| it.confirmed).find(|it| it.peer != record.path.peer) {
+                self.message(Message::PeerMoved { ike: record.spi, peer: moved.peer }).await;
+            }
+        }
+    }
+
+    /// Ends for a planned move. What is on its way through the log is waited for, but not long: it counts or not, and
+    /// its peer asks again in either case.
+    async fn close(mut self, to: NodeId, answer: oneshot::Sender<Part>) {
+        let deadline = tokio::time::Instant::now() + SETTLE_WITHIN;
+        while let Ok(Some(Ok(settled))) = tokio::time::timeout_at(deadline, self.commits.join_next()).await {
+            self.wanted.clear();
+            self.settled(settled).await;
+        }
+        let Guard { segment, epoch, .. } = self.guard;
+        // At the last epoch there is no move: nothing would come after it.
+        let Some(next) = epoch.next() else { return };
+        let next = Owner { node: Some(to), epoch: next };
+        let (closed, told) = oneshot::channel();
+        self.tell(vec![WorkerOrder::Close { segment, next, closed }]).await;
+        // Without an answer there is no worker any more, and the process ends.
+        let Ok(closed) = told.await else { return };
+        let ike = self.engine(|endpoint, ctx| endpoint.export(ctx));
+        // Who asked may have given up; then the segment comes back under a new epoch.
+        let _ = answer.send(Part::new(segment, epoch, closed, &ike));
+    }
+
+    /// Tells the standby of half-open IKE SAs, so that their clients get in after a crash of this node with no more
+    /// than a retransmission. Best effort: a link that is slow or down costs the client a new start, as ever.
+    fn mirror(&mut self) {
+        let Some(fresh) = self.engine(|endpoint, ctx| endpoint.take_fresh(ctx)) else { return };
+        let Some(standby) = self.shared.cluster.state().segment(self.guard.segment).standby else { return };
+        let asks = self.shared.asks.clone();
+        let half_open = mirror::HalfOpen::new(self.guard.segment, &fresh);
+        tokio::spawn(async move {
+            let told: Result<mirror::Kept, _> =
+                asks.ask(standby, Topic::Mirror, &half_open, mirror::WITHIN).await;
+            if let Err(error) = told {
+                tracing::debug!(%standby, %error, "half-open IKE SAs are not mirrored");
+            }
+        });
     }
 
     /// Until the mailbox closes.
@@ -141,6 +221,7 @@ impl SegmentActor {
             let timeout = self.endpoint.next_timeout();
             tokio::select! {
                 message = mailbox.recv() => match message {
+                    Some(Message::Close { to, answer }) => return self.close(to, answer).await,
                     Some(message) => self.message(message).await,
                     None => return,
                 },
@@ -152,6 +233,7 @@ impl SegmentActor {
                 () = until(timeout) => {}
             }
             self.timeouts().await;
+            self.mirror();
             self.tell_half_open();
         }
     }
@@ -173,10 +255,8 @@ impl SegmentActor {
             }
             Message::Touched(spi) => self.touched(spi).await,
             Message::TouchedAll => self.touched_all().await,
-            Message::NeedBlocks(needs) => {
-                for (ike, child, count) in needs {
-                    self.wanted.insert(child, Wanted { ike, child, count });
-                }
+            Message::NeedNumbers(needs) => {
+                needs.into_iter().for_each(|wanted| self.want(wanted));
                 self.reserve();
             }
             Message::PeerMoved { ike, peer } => {
@@ -195,6 +275,8 @@ impl SegmentActor {
                     let _ = answer.send(taken);
                 }
             }
+            // Taken out of the mailbox by `run`: nothing follows it.
+            Message::Close { .. } => {}
             Message::Reconfigured => self.engine(|endpoint, ctx| endpoint.reconfigured(ctx)),
             #[cfg(test)]
             Message::Panic => panic!("as a test wants it"),
@@ -221,12 +303,11 @@ impl SegmentActor {
     /// Sends the change through the log; `settled` goes on when its outcome is known.
     fn commit(&mut self, Decision { change, replies, events }: Decision) {
         let spi = change.spi;
-        let promised = addresses_of(&change);
-        if !self.shared.promised.take(&promised) {
+        let Some(pledge) = self.shared.promised.take(addresses_of(&change)) else {
             // Another segment was faster; the peer's retransmission decides anew.
             self.endpoint.refused(spi);
             return;
-        }
+        };
         let cluster = self.shared.cluster.clone();
         self.commits.spawn(async move {
             let begun = Instant::now();
@@ -240,19 +321,19 @@ impl SegmentActor {
                 }
                 Err(error) => Fate::Refused(error),
             };
-            Settled::Change { spi, fate, events, promised, begun }
+            Settled::Change { spi, fate, events, pledge, begun }
         });
     }
 
     async fn settled(&mut self, settled: Settled) {
-        let (spi, fate, events, promised, begun) = match settled {
+        let (spi, fate, events, pledge, begun) = match settled {
             Settled::Reserve => {
                 self.reserving = false;
                 return self.reserve();
             }
-            Settled::Change { spi, fate, events, promised, begun } => (spi, fate, events, promised, begun),
+            Settled::Change { spi, fate, events, pledge, begun } => (spi, fate, events, pledge, begun),
         };
-        self.shared.promised.release(&promised);
+        drop(pledge);
         match fate {
             Fate::Applied { index, datagrams } => {
                 self.shared.observe.metrics().ike_reply_waited(begun.elapsed());
@@ -270,6 +351,16 @@ impl SegmentActor {
                 tracing::debug!(%spi, %error, "a decision counts for nothing");
                 self.endpoint.refused(spi);
             }
+        }
+    }
+
+    /// The last wish for either direction counts.
+    fn want(&mut self, wanted: Wanted) {
+        let known = self.wanted.entry(wanted.child).or_insert(wanted);
+        known.ike = wanted.ike;
+        known.upto = known.upto.max(wanted.upto);
+        if wanted.count > 0 {
+            known.count = wanted.count;
         }
     }
 
@@ -321,7 +412,7 @@ impl SegmentActor {
             .collect();
         let mut orders = Vec::new();
         if let Some(record) = record {
-            self.reconcile(record, false, &mut orders);
+            self.reconcile(record, None, &mut orders);
         }
         for child in gone {
             // It may have gone over to a successor, which tells the worker itself.
@@ -334,18 +425,28 @@ impl SegmentActor {
         orders
     }
 
-    /// Installs what is new or different. `taken_up`: the segment comes from an earlier epoch, so what was received
-    /// on its children up to the last mark counts as seen (CL-14).
-    fn reconcile(&mut self, record: &IkeRecord, taken_up: bool, orders: &mut Vec<WorkerOrder>) {
+    /// Installs what is new or different. `taken_up`: the segment comes from an earlier epoch, so of a child that is not
+    /// in the bag of a planned move (CL-13) what was received up to the last mark counts as seen, or all that could have
+    /// been accepted where nothing may come twice (CL-14).
+    fn reconcile(&mut self, record: &IkeRecord, taken_up: Option<&Bag>, orders: &mut Vec<WorkerOrder>) {
         for child in &record.children {
             let now = Installed { ike: record.spi, child: child.clone(), path: record.path };
             if self.installed.get(&child.spi_in) == Some(&now) {
                 continue;
             }
-            let replay = if taken_up {
-                Replay::After(self.shared.marks.last(child.spi_in).unwrap_or(EspSeq(0)))
-            } else {
-                Replay::Fresh
+            let carried = taken_up.and_then(|bag| bag.children.get(&child.spi_in));
+            let stats = self.shared.worker.stats(child.spi_in);
+            let replay = match (carried, taken_up) {
+                (Some(carried), _) => {
+                    stats.go_on(carried, SystemClock.now());
+                    Replay::Exact(carried.window.clone())
+                }
+                (None, Some(_)) => {
+                    let floor = child.claimed.map(|claimed| claimed.floor);
+                    let mark = || self.shared.marks.last(child.spi_in);
+                    Replay::After(floor.or_else(mark).unwrap_or(EspSeq(0)))
+                }
+                (None, None) => Replay::Fresh,
             };
             let told = self.installed.insert(child.spi_in, now).map(|installed| installed.child.block);
             if told != Some(child.block) {
@@ -359,8 +460,11 @@ impl SegmentActor {
                 rekey_octets: self.rekey_octets(record, child),
                 path_mtu: PATH_MTU,
                 replay,
-                stats: self.shared.worker.stats(child.spi_in),
+                stats,
             })));
+            if carried.is_some_and(|carried| carried.confirmed) {
+                orders.push(WorkerOrder::Confirm { child: child.spi_in });
+            }
         }
     }
 

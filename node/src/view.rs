@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipsec::ike::View;
 use ipsec::ike::cookie::CookieSecrets;
 use ipsec::policy::{Identity, Pool};
-use ipsec::record::{IkeRecord, Phase};
+use ipsec::record::{Farewell, IkeRecord, Phase};
 use ipsec::types::{ChildSpi, Millis, Segment, Spi};
 use raft::state::State;
 
@@ -20,25 +20,40 @@ use crate::datapath::Handle;
 pub struct Promised(Arc<Mutex<BTreeSet<IpAddr>>>);
 
 impl Promised {
-    /// False when another proposal has promised one of them meanwhile; then none is taken.
-    pub fn take(&self, addresses: &[IpAddr]) -> bool {
-        let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = addresses.iter().all(|address| !promised.contains(address));
-        if free {
-            promised.extend(addresses);
+    /// `None` when another proposal has promised one of them meanwhile; then none is taken.
+    pub fn take(&self, addresses: Vec<IpAddr>) -> Option<Pledge> {
+        let mut promised = self.lock();
+        if addresses.iter().any(|address| promised.contains(address)) {
+            return None;
         }
-        free
-    }
-
-    pub fn release(&self, addresses: &[IpAddr]) {
-        let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.iter().for_each(|address| {
-            promised.remove(address);
-        });
+        promised.extend(&addresses);
+        drop(promised);
+        Some(Pledge { promised: self.clone(), addresses })
     }
 
     fn contains(&self, address: IpAddr) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
+        self.lock().contains(&address)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Addresses that are promised as long as this is held: by the task of the proposal, so also its end without an outcome,
+/// with an actor that is stopped, gives them back.
+#[derive(Debug)]
+pub struct Pledge {
+    promised: Promised,
+    addresses: Vec<IpAddr>,
+}
+
+impl Drop for Pledge {
+    fn drop(&mut self) {
+        let mut promised = self.promised.lock();
+        self.addresses.iter().for_each(|address| {
+            promised.remove(address);
+        });
     }
 }
 
@@ -58,6 +73,10 @@ impl std::fmt::Debug for SegmentView<'_> {
 impl View for SegmentView<'_> {
     fn record(&self, spi: Spi) -> Option<Arc<IkeRecord>> {
         self.state.record(spi).cloned()
+    }
+
+    fn farewell(&self, spi: Spi) -> Option<Arc<Farewell>> {
+        self.state.farewell(spi).cloned()
     }
 
     fn records(&self) -> Vec<Arc<IkeRecord>> {
@@ -98,5 +117,22 @@ impl View for SegmentView<'_> {
     fn last_inbound(&self, child: ChildSpi) -> Option<Millis> {
         let heard = self.worker.known_stats(child)?.heard_ms.load(Ordering::Relaxed);
         (heard != 0).then_some(Millis(heard))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_promised_is_given_back_however_the_proposal_ends() {
+        let promised = Promised::default();
+        let ip = |last: u8| IpAddr::from([10, 99, 0, last]);
+        let pledge = promised.take(vec![ip(1), ip(2)]).unwrap();
+        assert!(promised.take(vec![ip(3), ip(2)]).is_none(), "one of them is promised");
+        assert!(!promised.contains(ip(3)), "and then none is taken");
+        drop(pledge);
+        assert!(promised.take(vec![ip(3), ip(2)]).is_some());
+        assert!(!promised.contains(ip(2)));
     }
 }

@@ -14,12 +14,13 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::process::{self, Command, Output};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipsec::policy::Network;
 use node::io::netlink::{Netlink, Via};
 use node::io::{InnerBatch, Inside, TunDevice, TunOptions};
-use node::steering::{Config, Probe, ServiceAddress, Side, Steering, SteeringError};
+use node::steering::{Config, Entitled, Mode, Probe, ServiceAddress, Side, Steering, SteeringError, Ways};
 
 const INSIDE: &str = "PONTOON_TEST_WORLD";
 const TUN: &str = "pontoon0";
@@ -29,13 +30,13 @@ const SERVICE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 fn service_addresses_are_answered_while_they_are_held() {
     in_world("service_addresses_are_answered_while_they_are_held", async |world| {
         let _tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
+        let (mut steering, _) = Steering::up(config()).await.unwrap();
         assert_eq!(steering.advice(), []);
         for ip in SERVICE {
             assert!(!world.client_reaches(ip).await, "{ip} before it is held");
         }
         world.forget_neighbours();
-        steering.hold(Probe::Ask).await.unwrap();
+        steering.hold(Probe::Ask, always()).await.unwrap();
         let ours = mac_of(None, "out0");
         for ip in SERVICE {
             assert!(world.client_reaches(ip).await, "{ip} while it is held");
@@ -61,11 +62,11 @@ fn service_addresses_are_answered_while_they_are_held() {
 fn a_takeover_is_announced_to_who_knew_the_former_holder() {
     in_world("a_takeover_is_announced_to_who_knew_the_former_holder", async |world| {
         let _tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
+        let (mut steering, _) = Steering::up(config()).await.unwrap();
         for ip in SERVICE {
             world.client(&format!("ip neigh replace {ip} lladdr 02:00:00:00:00:99 dev eth0 nud reachable"));
         }
-        steering.hold(Probe::Skip).await.unwrap();
+        steering.hold(Probe::Skip, always()).await.unwrap();
         let ours = mac_of(None, "out0");
         let start = Instant::now();
         // Linux keeps an entry that is younger than a second: then a later announcement counts.
@@ -86,11 +87,11 @@ fn a_takeover_is_announced_to_who_knew_the_former_holder() {
 fn an_address_that_somebody_else_has_is_not_taken() {
     in_world("an_address_that_somebody_else_has_is_not_taken", async |world| {
         let _tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
+        let (mut steering, _) = Steering::up(config()).await.unwrap();
         let stranger = mac_of(Some(&world.namespace("c")), "eth0");
         for (ip, prefix, nodad) in [(SERVICE[0], 24, ""), (SERVICE[1], 64, "nodad")] {
             world.client(&format!("ip address add {ip}/{prefix} dev eth0 {nodad}"));
-            let error = steering.hold(Probe::Ask).await.unwrap_err();
+            let error = steering.hold(Probe::Ask, always()).await.unwrap_err();
             let text = error.to_string();
             let SteeringError::AddressTaken { ip: taken, .. } = error else { panic!("{text}") };
             assert_eq!(taken.to_string(), ip);
@@ -98,7 +99,7 @@ fn an_address_that_somebody_else_has_is_not_taken() {
             assert_eq!(steering.answers(), None);
             world.client(&format!("ip address del {ip}/{prefix} dev eth0"));
         }
-        steering.hold(Probe::Ask).await.unwrap();
+        steering.hold(Probe::Ask, always()).await.unwrap();
     });
 }
 
@@ -106,8 +107,8 @@ fn an_address_that_somebody_else_has_is_not_taken() {
 fn a_stranger_who_claims_a_held_address_is_noticed_and_answered() {
     in_world("a_stranger_who_claims_a_held_address_is_noticed_and_answered", async |world| {
         let _tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
-        steering.hold(Probe::Skip).await.unwrap();
+        let (mut steering, _) = Steering::up(config()).await.unwrap();
+        steering.hold(Probe::Skip, always()).await.unwrap();
         world.client("ip address add 192.0.2.1/24 dev eth0");
         let before = steering.answers().unwrap();
         assert_eq!(before.conflicts, 0);
@@ -132,8 +133,8 @@ fn routes_open_with_the_tun_and_stay_closed_without_it() {
         run("ip route add default via 192.0.2.50");
         run("ip route add default via 2001:db8:1::50");
         let tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
-        steering.set_networks(&pools).await.unwrap();
+        let (mut steering, mut ways) = Steering::up(config()).await.unwrap();
+        ways.set(&pools).await.unwrap();
         for ip in inner {
             assert_eq!(device_towards(ip).as_deref(), Some(TUN), "{ip}");
         }
@@ -141,7 +142,7 @@ fn routes_open_with_the_tun_and_stay_closed_without_it() {
 
         // As after kill -9: the TUN goes, nobody cleans up.
         steering.release();
-        std::mem::forget(steering);
+        std::mem::forget((steering, ways));
         drop(tun);
         for ip in inner {
             assert_eq!(device_towards(ip), None, "{ip} must not take the default route");
@@ -150,20 +151,21 @@ fn routes_open_with_the_tun_and_stay_closed_without_it() {
 
         // The next start takes over what it finds.
         let _tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
+        let (steering, mut ways) = Steering::up(config()).await.unwrap();
         assert_eq!(ours().await, (0, 2), "closed until the networks are known again");
-        steering.set_networks(&pools).await.unwrap();
+        ways.set(&pools).await.unwrap();
         assert_eq!(ours().await, (2, 2));
-        steering.set_networks(&[network("10.98.0.0/16")]).await.unwrap();
+        ways.set(&[network("10.98.0.0/16")]).await.unwrap();
         assert_eq!(device_towards("10.98.0.1").as_deref(), Some(TUN));
         assert_eq!(device_towards(inner[0]).as_deref(), Some("out0"), "no pool any more");
         assert_eq!(ours().await, (1, 1));
 
+        ways.close().await;
         steering.down().await;
         assert_eq!(device_towards("10.98.0.1"), None);
         assert_eq!(ours().await, (0, 1));
         assert!(!text("ip address show dev pontoon0").contains("192.0.2.1"));
-        Steering::purge().await.unwrap();
+        Ways::purge().await.unwrap();
         assert_eq!(ours().await, (0, 0));
         assert!(text("ip route").contains("default via 192.0.2.50"), "routes of others are not touched");
     });
@@ -173,14 +175,13 @@ fn routes_open_with_the_tun_and_stay_closed_without_it() {
 fn a_steering_that_is_only_dropped_cleans_up_too() {
     in_world("a_steering_that_is_only_dropped_cleans_up_too", async |_| {
         let _tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
-        steering.set_networks(&[network("10.99.0.0/16")]).await.unwrap();
+        let (steering, _) = Steering::up(config()).await.unwrap();
         assert!(text("ip address show dev pontoon0").contains("192.0.2.1/32"));
         assert!(text("ip -6 address show dev pontoon0").contains("2001:db8:1::1/128"));
         assert!(text("ip link show dev pontoon0").contains("mtu 1400"));
         drop(steering);
         let start = Instant::now();
-        while ours().await != (0, 1) || text("ip address show dev pontoon0").contains("192.0.2.1") {
+        while text("ip address show dev pontoon0").contains("192.0.2.1") {
             assert!(start.elapsed() < Duration::from_secs(5));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -191,9 +192,9 @@ fn a_steering_that_is_only_dropped_cleans_up_too() {
 fn packets_for_clients_come_through_the_inside_service_address_into_the_tun() {
     in_world("packets_for_clients_come_through_the_inside_service_address_into_the_tun", async |world| {
         let mut tun = open_tun();
-        let mut steering = Steering::up(config()).await.unwrap();
-        steering.set_networks(&[network("10.99.0.0/16")]).await.unwrap();
-        steering.hold(Probe::Skip).await.unwrap();
+        let (mut steering, mut ways) = Steering::up(config()).await.unwrap();
+        ways.set(&[network("10.99.0.0/16")]).await.unwrap();
+        steering.hold(Probe::Skip, always()).await.unwrap();
         let server = world.namespace("s");
         run(&format!("ip -n {server} route add 10.99.0.0/16 via 10.10.0.1"));
         let ping = tokio::spawn(in_background(format!("ip netns exec {server} ping -c 2 -W 1 10.99.0.5")));
@@ -210,6 +211,29 @@ fn packets_for_clients_come_through_the_inside_service_address_into_the_tun() {
         };
         ping.await.unwrap();
         assert_eq!(packet[12..16], [10, 10, 0, 80]);
+    });
+}
+
+/// What one node passes on to another must fit the link between them.
+//= test CL-39
+#[test]
+fn the_device_leaves_room_for_the_way_between_nodes() {
+    in_world("the_device_leaves_room_for_the_way_between_nodes", async |_| {
+        let _tun = open_tun();
+        for (link, own, mtu) in [
+            (1_500, "192.0.2.11", 1_400),
+            (1_450, "192.0.2.11", 1_381),
+            (1_450, "2001:db8:1::11", 1_361),
+            (1_300, "192.0.2.11", 1_280),
+            (1_300, "198.51.100.1", 1_400),
+        ] {
+            run(&format!("ip link set out0 mtu {link}"));
+            let between = Some(own.parse().unwrap());
+            let (steering, _) = Steering::up(Config { between, ..config() }).await.unwrap();
+            let shown = text("ip link show dev pontoon0");
+            assert!(shown.contains(&format!("mtu {mtu} ")), "{own} of a link of {link}: {shown}");
+            steering.down().await;
+        }
     });
 }
 
@@ -243,21 +267,21 @@ fn what_does_not_fit_is_told_with_a_fix_and_changes_nothing() {
         run("ip link set in0 up");
         run("ip address replace 2001:db8:2::11/64 dev in0 nodad");
 
-        let mut steering = Steering::up(config()).await.unwrap();
+        let (_steering, mut ways) = Steering::up(config()).await.unwrap();
         for (wide, expected) in [
             ("0.0.0.0/0", "is everything"),
             ("::/0", "is everything"),
             ("192.0.2.0/24", "contains 192.0.2."),
             ("10.10.0.0/25", "contains 10.10.0."),
         ] {
-            let error = steering.set_networks(&[network("10.99.0.0/16"), network(wide)]).await.unwrap_err();
+            let error = ways.set(&[network("10.99.0.0/16"), network(wide)]).await.unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
             assert_eq!(ours().await, (0, 0), "{wide}: all or nothing");
         }
         // Part of the link, but with none of our addresses in it.
-        steering.set_networks(&[network("10.10.0.128/25"), network("10.0.0.0/8")]).await.unwrap();
+        ways.set(&[network("10.10.0.128/25"), network("10.0.0.0/8")]).await.unwrap();
         run("sysctl -qw net.ipv6.conf.all.forwarding=0");
-        let error = steering.set_networks(&[network("2001:db8:99::/64")]).await.unwrap_err();
+        let error = ways.set(&[network("2001:db8:99::/64")]).await.unwrap_err();
         assert!(error.to_string().contains("net.ipv6.conf.all.forwarding"), "{error}");
     });
 }
@@ -268,10 +292,11 @@ fn settings_that_only_hurt_several_nodes_are_advised_of() {
         let _tun = open_tun();
         run("sysctl -qw net.ipv4.conf.all.arp_announce=0");
         run("sysctl -qw net.ipv4.conf.in0.arp_announce=2");
-        let steering = Steering::up(config()).await.unwrap();
-        let keys: Vec<_> = steering.advice().iter().map(|advice| advice.key.as_str()).collect();
+        let (steering, _) = Steering::up(config()).await.unwrap();
+        let advice = steering.advice();
+        let keys: Vec<_> = advice.iter().map(|advice| advice.key.as_str()).collect();
         assert_eq!(keys, ["net.ipv4.conf.out0.arp_announce"]);
-        assert_eq!(steering.advice()[0].fix, "sysctl -w net.ipv4.conf.out0.arp_announce=2");
+        assert_eq!(advice[0].fix, "sysctl -w net.ipv4.conf.out0.arp_announce=2");
     });
 }
 
@@ -373,17 +398,24 @@ impl Drop for World {
     }
 }
 
+fn always() -> Entitled {
+    Arc::new(|| true)
+}
+
 fn config() -> Config {
     Config {
         tun: TUN.into(),
         mtu: 1_400,
+        between: None,
         outside: Side {
             device: "out0".into(),
             addresses: vec![service(SERVICE[0], 24), service(SERVICE[1], 64)],
+            mode: Mode::Announce,
         },
         inside: Side {
             device: "in0".into(),
             addresses: vec![service("10.10.0.1", 24), service("2001:db8:2::1", 64)],
+            mode: Mode::Announce,
         },
     }
 }

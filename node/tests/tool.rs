@@ -33,9 +33,9 @@ fn results_go_to_stdout_and_faults_to_stderr() {
          \x20 or    name its socket with --socket or PONTOON_SOCKET, if it is another one\n"
     );
 
-    let drain = pontoon(&["drain"]);
-    assert_eq!(drain.status.code(), Some(2));
-    assert!(text(&drain.stderr).starts_with("`pontoon drain` is not built yet\n  why   "));
+    let bench = pontoon(&["bench", "esp"]);
+    assert_eq!(bench.status.code(), Some(2));
+    assert!(text(&bench.stderr).starts_with("`pontoon bench` is not built yet\n  why   "));
 }
 
 #[test]

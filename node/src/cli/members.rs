@@ -1,14 +1,18 @@
 //! `pontoon members`: votes, Raft progress and state digests, from this node's own state.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::Context;
 use super::output::{Rows, or_dash, word};
-use super::{Context, not_built};
 use crate::control::Call;
-use crate::control::api::{Members, Vote};
+use crate::control::api::{Members, Removed, Vote};
 use crate::fault::{Exit, Fault};
+
+/// How long a removal may take.
+const REMOVED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Digits of a digest that people see.
 const DIGEST_SHOWN: usize = 6;
@@ -33,12 +37,25 @@ enum MembersCommand {
 }
 
 pub fn execute(args: MembersArgs, context: &Context) -> Result<Exit, Fault> {
-    if let Some(MembersCommand::Remove { .. }) = args.command {
-        return Err(not_built("members remove", "a cluster of one node has nobody to remove"));
+    if let Some(MembersCommand::Remove { node, accept_risk }) = args.command {
+        // Raft's own membership follows, which may take an election.
+        let limit = context.timeout().max(REMOVED_WITHIN);
+        let removed: Removed = context.client()?.call(Call::RemoveMember { node, accept_risk }, limit)?;
+        context.out.document(&removed, removed_text, |it| {
+            Rows::pairs(vec![("node", it.node.clone()), ("id", it.id.to_string())])
+        })?;
+        return Ok(Exit::Done);
     }
     let members: Members = context.call(Call::Members)?;
     context.out.document(&members, text, rows)?;
     Ok(Exit::Done)
+}
+
+pub fn removed_text(removed: &Removed) -> String {
+    let Removed { node, id } = removed;
+    format!(
+        "{node} (id {id}) is no member any more; its certificate is worth nothing\nundo:  it joins again, under a new id\n"
+    )
 }
 
 pub fn text(members: &Members) -> String {

@@ -13,8 +13,10 @@ mod completions;
 mod config;
 mod demo;
 mod doctor;
+mod drain;
 mod events;
 mod init;
+mod join;
 mod members;
 mod output;
 mod run;
@@ -98,15 +100,9 @@ pub enum Command {
     Init(init::InitArgs),
     /// Join tokens
     #[command(subcommand)]
-    Token(Token),
+    Token(join::Token),
     /// Add this node to a cluster
-    Join {
-        /// Any member, as HOST:PORT
-        address: String,
-        /// As `token create` printed it
-        #[arg(long)]
-        token: String,
-    },
+    Join(join::JoinArgs),
     /// Drain, demote and remove this node
     Leave {
         /// How long the drain may take
@@ -117,18 +113,9 @@ pub enum Command {
         accept_risk: Vec<String>,
     },
     /// Move the segments of a node away without losing a packet
-    Drain {
-        /// Name or id; this node when absent
-        node: Option<String>,
-        /// How long it may take
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
-        deadline: Duration,
-    },
+    Drain(drain::DrainArgs),
     /// Let a drained node take part again
-    Undrain {
-        /// Name or id; this node when absent
-        node: Option<String>,
-    },
+    Undrain(drain::UndrainArgs),
     /// Votes, Raft progress and state digests
     Members(members::MembersArgs),
     /// Who owns what
@@ -171,22 +158,6 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
     /// The manual page
     Man,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Token {
-    /// Print one join token
-    Create {
-        /// How long it is valid
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
-        ttl: Duration,
-        /// How many nodes may use it
-        #[arg(long, default_value_t = 1)]
-        uses: u32,
-        /// What a node becomes
-        #[arg(long, default_value = "voter", value_parser = ["voter", "learner"])]
-        role: String,
-    },
 }
 
 /// What every command gets.
@@ -258,11 +229,14 @@ fn execute(command: Command, context: &Context) -> Result<Exit, Fault> {
         Command::Version => version::execute(context),
         Command::Completions(args) => completions::execute(&args, context),
         Command::Man => completions::man(context),
-        Command::Token(_) => Err(not_built("token", "a cluster of one node takes nobody in yet")),
-        Command::Join { .. } => Err(not_built("join", "a cluster of one node takes nobody in yet")),
-        Command::Leave { .. } => Err(not_built("leave", "a cluster of one node has nobody to leave to")),
-        Command::Drain { .. } => Err(not_built("drain", "a cluster of one node has nobody to drain to")),
-        Command::Undrain { .. } => Err(not_built("undrain", "a cluster of one node has nobody to drain to")),
+        Command::Token(command) => join::token(command, context),
+        Command::Join(args) => join::join(args, context),
+        Command::Leave { .. } => Err(not_built(
+            "leave",
+            "drain it, stop it, and remove it on another node: `pontoon members remove`",
+        )),
+        Command::Drain(args) => drain::drain(args, context),
+        Command::Undrain(args) => drain::undrain(args, context),
         Command::Initiate { .. } => Err(not_built("initiate", "connections are started by the peer")),
         Command::Bench { .. } => {
             Err(not_built("bench", "in the source tree, `cargo bench` prints the figures of this machine"))

@@ -56,29 +56,41 @@ impl Output {
         people: impl FnOnce(&T) -> String,
         rows: impl FnOnce(&T) -> Rows,
     ) -> Result<(), Fault> {
-        let text = match self.format {
+        self.print(&self.render(body, people, rows)?)
+    }
+
+    /// A document in the wanted form.
+    pub fn render<T: Serialize>(
+        &self,
+        body: &T,
+        people: impl FnOnce(&T) -> String,
+        rows: impl FnOnce(&T) -> Rows,
+    ) -> Result<String, Fault> {
+        Ok(match self.format {
             Format::Table => people(body),
             Format::Json => json(body)?,
             Format::Tsv => rows(body).tsv(),
-        };
-        self.print(&text)
+        })
     }
 
     /// Prints a text, with a line end if it has none.
     pub fn print(&self, text: &str) -> Result<(), Fault> {
-        let mut out = io::stdout().lock();
-        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        let written = out
-            .write_all(text.as_bytes())
-            .and_then(|()| out.write_all(end.as_bytes()))
-            .and_then(|()| out.flush());
-        match written {
+        match self.write(text) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 std::process::exit(i32::from(Exit::Done.code()))
             }
             Err(error) => Err(Fault::failed("cannot write to stdout").why(error)),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// As `print`, for those who must do something before they end.
+    pub fn write(&self, text: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        out.write_all(text.as_bytes())?;
+        out.write_all(end.as_bytes())?;
+        out.flush()
     }
 
     /// Prints a fault on stderr.

@@ -50,8 +50,8 @@ pub fn read(path: &Path) -> Result<(Option<NodeConfig>, Report), Fault> {
 fn start_log(args: &RunArgs, context: &Context) -> Result<(), Fault> {
     let level = match (&args.log, context.global.quiet, context.global.verbose) {
         (Some(level), ..) => level.clone(),
-        (None, true, _) => with_libraries("warn", "warn"),
-        (None, _, 0) => with_libraries("info", "warn"),
+        (None, true, _) => with_libraries("warn", "off"),
+        (None, _, 0) => with_libraries("info", "off"),
         (None, _, 1) => with_libraries("debug", "info"),
         (None, ..) => with_libraries("trace", "debug"),
     };
@@ -72,7 +72,7 @@ fn start_log(args: &RunArgs, context: &Context) -> Result<(), Fault> {
     started.map_err(|error| Fault::failed("cannot start the log").why(error))
 }
 
-/// What libraries tell is seldom what somebody wants who asks how a node is doing.
+/// What libraries tell is seldom what somebody wants who asks how a node is doing; what stops them, we tell ourselves.
 fn with_libraries(ours: &str, theirs: &str) -> String {
     const LIBRARIES: [&str; 6] = ["openraft", "sled", "netlink_proto", "hyper", "mio", "tun"];
     LIBRARIES.iter().fold(ours.to_owned(), |filter, library| format!("{filter},{library}={theirs}"))

@@ -1,13 +1,18 @@
 //! `pontoon segments`: who owns what. People see runs of equal segments on one line, scripts see all 256.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
+use super::Context;
 use super::output::{Rows, or_dash, word};
-use super::{Context, not_built};
 use crate::config::units::grouped;
 use crate::control::Call;
-use crate::control::api::{SegmentRow, Segments};
+use crate::control::api::{MovedSegment, SegmentRow, Segments};
 use crate::fault::{Exit, Fault};
+
+/// What a move may take beyond one answer: its owner may be moving others just now.
+const MOVE_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -28,12 +33,35 @@ enum SegmentsCommand {
 }
 
 pub fn execute(args: SegmentsArgs, context: &Context) -> Result<Exit, Fault> {
-    if let Some(SegmentsCommand::Move { .. }) = args.command {
-        return Err(not_built("segments move", "a cluster of one node has nobody to give it to"));
+    if let Some(SegmentsCommand::Move { segment, node }) = args.command {
+        let moved: MovedSegment =
+            context.client()?.call(Call::MoveSegment { segment, node }, context.timeout() + MOVE_WITHIN)?;
+        context.out.document(&moved, moved_text, moved_rows)?;
+        return Ok(Exit::Done);
     }
     let segments: Segments = context.call(Call::Segments)?;
     context.out.document(&segments, text, rows)?;
     Ok(Exit::Done)
+}
+
+pub fn moved_text(moved: &MovedSegment) -> String {
+    let MovedSegment { segment, from, to, took_ms } = moved;
+    match from.as_deref() {
+        Some(from) if from == to => format!("{to} owns segment {segment} already; nothing was done\n"),
+        Some(from) => format!(
+            "segment {segment} moved from {from} to {to} in {took_ms} ms\nundo:  pontoon segments move {segment} {from}\n"
+        ),
+        None => format!("segment {segment} moved to {to} in {took_ms} ms\n"),
+    }
+}
+
+fn moved_rows(moved: &MovedSegment) -> Rows {
+    Rows::pairs(vec![
+        ("segment", moved.segment.to_string()),
+        ("from", or_dash(&moved.from)),
+        ("to", moved.to.clone()),
+        ("took_ms", moved.took_ms.to_string()),
+    ])
 }
 
 pub fn text(segments: &Segments) -> String {

@@ -6,7 +6,7 @@ use super::Context;
 use super::output::{Rows, or_dash, word};
 use crate::config::units::grouped;
 use crate::control::Call;
-use crate::control::api::{Handover, NodeStatus, Status};
+use crate::control::api::{Handover, NodeState, NodeStatus, Status};
 use crate::fault::{Exit, Fault};
 use crate::observe::Severity;
 
@@ -58,6 +58,9 @@ pub fn text(status: &Status) -> String {
         text.push_str("  or    pontoon join ADDR --token TOKEN   join one\n");
         return text + &health(status);
     };
+    if !status.quorum.has_quorum {
+        text.push_str(&cut_off(status));
+    }
     let addresses: Vec<String> = status.service_addresses.iter().map(ToString::to_string).collect();
     text.push_str(&format!("      service address {}      cluster {cluster}\n\n", addresses.join(", ")));
     let mut table = Rows::new(&["  node", "role", "state", "segments>", "ike sas>", "child sas>", "behind>"]);
@@ -75,6 +78,19 @@ pub fn text(status: &Status) -> String {
         revision => format!("  config     revision {revision}\n"),
     });
     text + &health(status)
+}
+
+/// What a node without a majority knows, and what to do about it: as a rule nothing here.
+fn cut_off(status: &Status) -> String {
+    let down = status.nodes.iter().filter(|node| node.state == NodeState::Down);
+    let mut text: String = down.map(|node| format!("\n  {} does not answer", node.name)).collect();
+    let others = status.quorum.voters - status.quorum.up;
+    text.push_str(if others > status.quorum.voters / 2 {
+        "\nTunnels are served by the others if they reach each other. Do nothing here but mend the network.\n"
+    } else {
+        "\nStart the nodes that are down; tunnels go on when a majority is back.\n"
+    });
+    text
 }
 
 fn row(node: &NodeStatus, status: &Status, newest: Option<u64>) -> Vec<String> {

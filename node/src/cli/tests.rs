@@ -368,15 +368,16 @@ fn every_command_ends_with_the_exit_code_of_the_contract() {
         (vec!["config", "show"], Exit::Unreachable),
         (vec!["config", "rollback", "3"], Exit::Unreachable),
         (vec!["wait", "--for", "ready", "--timeout", "100ms"], Exit::Unreachable),
-        (vec!["token", "create"], Exit::Usage),
-        (vec!["join", "a:1", "--token", "t"], Exit::Usage),
+        (vec!["token", "create"], Exit::Unreachable),
+        (vec!["join", "a:1", "--token", "t"], Exit::Unreachable),
         (vec!["leave"], Exit::Usage),
-        (vec!["drain"], Exit::Usage),
-        (vec!["undrain", "edge-1"], Exit::Usage),
+        (vec!["drain"], Exit::Unreachable),
+        (vec!["undrain", "edge-1"], Exit::Unreachable),
         (vec!["initiate", "branch"], Exit::Usage),
         (vec!["bench", "esp"], Exit::Usage),
-        (vec!["members", "remove", "edge-1"], Exit::Usage),
-        (vec!["segments", "move", "3", "edge-1"], Exit::Usage),
+        (vec!["members", "remove", "edge-1"], Exit::Unreachable),
+        (vec!["segments", "move", "3", "edge-1"], Exit::Unreachable),
+        (vec!["segments", "move", "256", "edge-1"], Exit::Usage),
     ] {
         assert_eq!(at(&args), code, "{args:?}");
     }

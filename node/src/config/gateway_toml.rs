@@ -321,7 +321,7 @@ impl<'a> Compiler<'a> {
         }
         let esp = self.proposals(&mut table, "esp", suites::esp, suites::modern_esp);
         let (rekey_after_ms, rekey_bytes) = self.child_rekey(&mut table);
-        let strict = table.word("replay", &[("bounded", false)], &["strict"]);
+        let strict = table.word("replay", &[("bounded", false), ("strict", true)], &[]);
         table.finish();
         let values = |list: Vec<At<Selector>>| list.into_iter().map(|at| at.value).collect();
         Some(Child {

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::diagnostic::{Code, Diagnostic, Report};
 use super::networks::link_address;
@@ -53,15 +54,16 @@ pub struct LinkAddress {
 pub enum Steering {
     /// One node holds the service address, tells its neighbours so, and relays to the owners.
     Announce,
+    /// All nodes answer with one Ethernet address that is a group, so all see all packets.
+    SharedMac,
+    /// A router spreads packets over the nodes, and any of them relays to the owner.
+    External,
 }
 
-/// All in milliseconds.
+/// The times of a profile: Raft's, and in milliseconds those of probes and leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    pub profile: &'static str,
-    pub heartbeat_ms: u64,
-    pub election_min_ms: u64,
-    pub election_max_ms: u64,
+    pub raft: raft::timing::Timing,
     pub probe_ms: u64,
     pub suspect_ms: u64,
     pub lease_ms: u64,
@@ -69,41 +71,17 @@ pub struct Timing {
 
 impl Timing {
     /// One network segment, a few hundred microseconds apart.
-    pub const LAN: Timing = Timing {
-        profile: "lan",
-        heartbeat_ms: 25,
-        election_min_ms: 75,
-        election_max_ms: 125,
-        probe_ms: 15,
-        suspect_ms: 50,
-        lease_ms: 60,
-    };
+    pub const LAN: Timing = Timing { raft: raft::timing::LAN, probe_ms: 15, suspect_ms: 50, lease_ms: 60 };
     /// Sites tens of milliseconds apart.
-    pub const WAN: Timing = Timing {
-        profile: "wan",
-        heartbeat_ms: 150,
-        election_min_ms: 600,
-        election_max_ms: 1_000,
-        probe_ms: 60,
-        suspect_ms: 300,
-        lease_ms: 400,
-    };
+    pub const WAN: Timing = Timing { raft: raft::timing::WAN, probe_ms: 60, suspect_ms: 300, lease_ms: 400 };
     /// Machines with fewer cores than processes, where nothing runs on time.
-    pub const CI: Timing = Timing {
-        profile: "ci",
-        heartbeat_ms: 50,
-        election_min_ms: 200,
-        election_max_ms: 400,
-        probe_ms: 20,
-        suspect_ms: 150,
-        lease_ms: 200,
-    };
+    pub const CI: Timing = Timing { raft: raft::timing::CI, probe_ms: 20, suspect_ms: 150, lease_ms: 200 };
 
     pub fn shown(&self) -> api::Timing {
         api::Timing {
-            profile: self.profile.to_owned(),
-            heartbeat_ms: self.heartbeat_ms,
-            election_ms: [self.election_min_ms, self.election_max_ms],
+            profile: self.raft.profile.to_owned(),
+            heartbeat_ms: millis(self.raft.heartbeat),
+            election_ms: [millis(self.raft.election_min), millis(self.raft.election_max)],
             probe_ms: self.probe_ms,
             suspect_ms: self.suspect_ms,
             lease_ms: self.lease_ms,
@@ -111,11 +89,13 @@ impl Timing {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+/// A lease outlasts a few lost probes, and suspicion comes before its end, so that nobody waits for it in vain.
 const fn is_sound(timing: &Timing) -> bool {
-    timing.heartbeat_ms * 3 <= timing.election_min_ms
-        && timing.election_min_ms < timing.election_max_ms
-        && timing.probe_ms * 3 <= timing.suspect_ms
-        && timing.suspect_ms <= timing.lease_ms
+    timing.probe_ms * 3 <= timing.suspect_ms && timing.suspect_ms <= timing.lease_ms
 }
 const _: () = assert!(is_sound(&Timing::LAN) && is_sound(&Timing::WAN) && is_sound(&Timing::CI));
 
@@ -265,8 +245,12 @@ fn link(
             table.notes().error(Code::Conflict, later.span.clone(), text);
         }
     }
-    let words = [("announce", Steering::Announce)];
-    let steering = table.word("steering", &words, &["shared-mac", "external"]);
+    let words = [
+        ("announce", Steering::Announce),
+        ("shared-mac", Steering::SharedMac),
+        ("external", Steering::External),
+    ];
+    let steering = table.word("steering", &words, &[]);
     let mut tun = TUN.to_owned();
     if !outside && let Some(name) = table.string("tun").and_then(|name| device_name(&table, name)) {
         tun = name;
@@ -375,7 +359,7 @@ steering = "announce"
 [inside]
 device   = "eth0"
 address  = ["10.10.0.1/24"]
-steering = "announce"
+steering = "shared-mac"
 tun      = "pontoon7"
 
 [timing]
@@ -387,8 +371,12 @@ profile  = "ci"
         assert_eq!(config.data_dir, Path::new("/etc/pontoon/data"));
         assert_eq!(config.http, None);
         assert_eq!(config.storage_key.as_deref(), Some(Path::new("/etc/pontoon/storage.key")));
-        assert_eq!((config.tun.as_str(), config.timing.profile), ("pontoon7", "ci"));
+        assert_eq!((config.tun.as_str(), config.timing.raft.profile), ("pontoon7", "ci"));
         assert_eq!(config.outside.addresses.len(), 2);
+        assert_eq!(
+            (config.outside.steering, config.inside.steering),
+            (Steering::Announce, Steering::SharedMac)
+        );
     }
 
     #[test]
@@ -428,7 +416,6 @@ profile = "fast"
                 "8:12 value: 192.0.2.1 has no prefix",
                 "8:25 value: 192.0.2.1/33 is not a network",
                 "8:57 conflict: 192.0.2.2 stands here twice",
-                "9:12 not-built: steering = \"shared-mac\" is not built yet",
                 "12:12 value: \"anounce\" is no value for steering",
                 "13:7 value: \"a/b\" is no name of a device",
                 "15:11 value: \"fast\" is no value for profile",
@@ -437,16 +424,16 @@ profile = "fast"
         );
         let help = |at: usize| report.diagnostics[at].help.clone().unwrap();
         assert_eq!(help(2), "did you mean advertise?");
-        assert_eq!(help(10), "did you mean \"announce\"?");
-        assert_eq!(help(12), "one of \"lan\", \"wan\", \"ci\"");
+        assert_eq!(help(9), "did you mean \"announce\"?");
+        assert_eq!(help(11), "one of \"lan\", \"wan\", \"ci\"");
     }
 
     #[test]
     fn broken_toml_is_told_with_the_rest() {
-        let (config, report) = parse(&format!("{SMALL}\ntun = \nsteering = \"external\"\n"));
+        let (config, report) = parse(&format!("{SMALL}\ntun = \nsteering = \"extern\"\n"));
         assert_eq!(config, None);
         let codes: Vec<_> = found(&report).iter().map(|found| found.2).collect();
-        assert!(codes.contains(&"syntax") && codes.contains(&"not-built"), "{codes:?}");
+        assert!(codes.contains(&"syntax") && codes.contains(&"value"), "{codes:?}");
         for broken in ["=", "[", "name = \"", "\0", "[outside]\n[outside]\n", "a.b = 1\na = 2"] {
             let (config, report) = parse(broken);
             assert!(config.is_none() && report.has_errors(), "{broken:?}");

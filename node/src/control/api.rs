@@ -318,6 +318,84 @@ pub struct Acted {
     pub index: u64,
 }
 
+// ------------------------------------------------------------------------------------------------------ drain
+
+/// What `token create` made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    pub token: String,
+    pub uses: u32,
+    /// What those become who join with it.
+    pub role: Vote,
+    /// RFC 3339.
+    pub expires_at: String,
+    /// Of the node that made it: one to join at.
+    pub address: String,
+}
+
+/// What `join` did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Joined {
+    pub cluster: String,
+    pub node: String,
+    pub id: u64,
+    /// False: it was a member already.
+    pub joined: bool,
+}
+
+/// How far a node is on its way into its cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JoinProgress {
+    pub applied: Option<u64>,
+    pub vote: Option<Vote>,
+    /// It has the vote that it shall have.
+    pub caught_up: bool,
+}
+
+/// What `members remove` did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Removed {
+    pub node: String,
+    pub id: u64,
+}
+
+/// What `drain` did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drained {
+    pub node: String,
+    /// How many it owned before.
+    pub segments: u32,
+    pub took_ms: u64,
+    /// Who owns how many now.
+    pub owners: Vec<Share>,
+    /// Whether the cluster goes on when the node is stopped now.
+    pub safe_to_stop: bool,
+    /// How many more nodes may fail then.
+    pub spare_without: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    pub node: String,
+    pub segments: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Undrained {
+    pub node: String,
+    /// False: it was not drained, and nothing was done.
+    pub drained: bool,
+}
+
+/// What `segments move` did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MovedSegment {
+    pub segment: u8,
+    pub from: Option<String>,
+    pub to: String,
+    pub took_ms: u64,
+}
+
 // ------------------------------------------------------------------------------------------------------- init
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! (unknown, or the work goes on), `NotFound`, `Usage`, `Dangerous`.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::api;
 use crate::config::GatewaySource;
@@ -25,6 +26,23 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Makes a cluster whose first member is this node. The same name again does nothing; another one is refused.
     fn init(&self, name: String) -> impl Future<Output = Answer<api::Initialized>> + Send;
+
+    /// Makes a token that lets `uses` nodes in for so long.
+    fn create_token(
+        &self,
+        ttl: Duration,
+        uses: u32,
+        role: api::Vote,
+    ) -> impl Future<Output = Answer<api::TokenCreated>> + Send;
+    /// Joins the cluster of the token by asking the member at `address`; returns when this node lives as a member.
+    fn join(&self, address: String, token: String) -> impl Future<Output = Answer<api::Joined>> + Send;
+    fn join_progress(&self) -> impl Future<Output = Answer<api::JoinProgress>> + Send;
+    /// Removes a member that will not come back.
+    fn remove_member(
+        &self,
+        node: String,
+        accept_risk: Vec<String>,
+    ) -> impl Future<Output = Answer<api::Removed>> + Send;
 
     /// The source of one revision (the newest when `None`); fails with `NotFound` when there is none.
     fn config_source(&self, revision: Option<u64>) -> impl Future<Output = Answer<api::ConfigSource>> + Send;
@@ -49,6 +67,19 @@ pub trait Backend: Send + Sync + 'static {
     fn terminate(&self, sa: api::SaRef) -> impl Future<Output = Answer<api::Acted>> + Send;
     /// Starts the rekey of one SA; returns when the request is committed.
     fn rekey(&self, sa: api::SaRef) -> impl Future<Output = Answer<api::Acted>> + Send;
+
+    /// Moves the segments of a node away (this one where nothing is said); returns when it owns nothing any more and its
+    /// successors have applied that. After `within` the drain goes on by itself.
+    fn drain(
+        &self,
+        node: Option<String>,
+        within: Duration,
+    ) -> impl Future<Output = Answer<api::Drained>> + Send;
+    /// Lets a drained node take part again.
+    fn undrain(&self, node: Option<String>) -> impl Future<Output = Answer<api::Undrained>> + Send;
+    /// Gives one segment to a node, without losing a packet.
+    fn move_segment(&self, segment: u8, to: String)
+    -> impl Future<Output = Answer<api::MovedSegment>> + Send;
 
     /// Returns once the condition holds. The caller bounds the time by dropping the future.
     fn wait(&self, condition: api::Condition) -> impl Future<Output = Answer<()>> + Send;

@@ -199,6 +199,12 @@ async fn answer<B: Backend>(backend: &B, call: Call) -> Answer<Value> {
         Call::Segments => value(backend.segments().await),
         Call::Sas { peer } => value(backend.sas(peer).await),
         Call::Init { name } => value(backend.init(name).await),
+        Call::CreateToken { ttl_ms, uses, role } => {
+            value(backend.create_token(Duration::from_millis(ttl_ms), uses, role).await)
+        }
+        Call::Join { address, token } => value(backend.join(address, token).await),
+        Call::JoinProgress => value(backend.join_progress().await),
+        Call::RemoveMember { node, accept_risk } => value(backend.remove_member(node, accept_risk).await),
         Call::ConfigShow { revision } => value(config_show(backend, revision).await),
         Call::ConfigDiff { source } => value(config_diff(backend, source.into()).await),
         Call::ConfigApply { source, comment, if_revision } => {
@@ -210,6 +216,12 @@ async fn answer<B: Backend>(backend: &B, call: Call) -> Answer<Value> {
         Call::ConfigRollback { revision } => value(config_rollback(backend, revision).await),
         Call::Terminate { sa } => value(backend.terminate(sa).await),
         Call::Rekey { sa } => value(backend.rekey(sa).await),
+        Call::Drain { node, deadline_ms } => {
+            let within = Duration::from_millis(deadline_ms).min(WAIT_MAX);
+            value(backend.drain(node, within).await)
+        }
+        Call::Undrain { node } => value(backend.undrain(node).await),
+        Call::MoveSegment { segment, node } => value(backend.move_segment(segment, node).await),
         Call::Wait { condition, timeout_ms } => value(wait(backend, condition, timeout_ms).await),
         // Streamed by `events`.
         Call::Events { .. } => Ok(Value::Null),

@@ -187,6 +187,23 @@ impl Backend for Fake {
         }
     }
 
+    async fn create_token(&self, _: Duration, uses: u32, role: api::Vote) -> Answer<api::TokenCreated> {
+        let (token, expires_at) = ("pt1.00.11.22.33".into(), "2026-01-01T00:00:00.000Z".into());
+        Ok(api::TokenCreated { token, uses, role, expires_at, address: "198.18.0.11:7400".into() })
+    }
+
+    async fn join(&self, _: String, _: String) -> Answer<api::Joined> {
+        Ok(api::Joined { cluster: "lyon".into(), node: "edge-1".into(), id: 1, joined: false })
+    }
+
+    async fn join_progress(&self) -> Answer<api::JoinProgress> {
+        Ok(api::JoinProgress { applied: Some(9), vote: Some(api::Vote::Voter), caught_up: true })
+    }
+
+    async fn remove_member(&self, node: String, _: Vec<String>) -> Answer<api::Removed> {
+        Err(Fault::not_found(format!("there is no node {node}")))
+    }
+
     async fn config_source(&self, revision: Option<u64>) -> Answer<api::ConfigSource> {
         let revisions = self.revisions.lock().unwrap();
         let found = match revision {
@@ -233,6 +250,22 @@ impl Backend for Fake {
 
     async fn rekey(&self, spi: api::SaRef) -> Answer<api::Acted> {
         self.terminate(spi).await
+    }
+
+    async fn drain(&self, node: Option<String>, within: Duration) -> Answer<api::Drained> {
+        match node.as_deref() {
+            Some("edge-1") | None => Err(Fault::timed_out("edge-1 still owns 256 of 256 segments")
+                .why(format!("{} ms are over", within.as_millis()))),
+            Some(other) => Err(Fault::not_found(format!("there is no node {other}"))),
+        }
+    }
+
+    async fn undrain(&self, node: Option<String>) -> Answer<api::Undrained> {
+        Ok(api::Undrained { node: node.unwrap_or_else(|| "edge-1".into()), drained: true })
+    }
+
+    async fn move_segment(&self, segment: u8, to: String) -> Answer<api::MovedSegment> {
+        Ok(api::MovedSegment { segment, from: Some("edge-1".into()), to, took_ms: 12 })
     }
 
     async fn wait(&self, condition: api::Condition) -> Answer<()> {
@@ -312,6 +345,21 @@ async fn reads_come_back_as_they_are() {
     let sas = |peer: Option<&str>| Call::Sas { peer: peer.map(str::to_owned) };
     assert_eq!(daemon.call::<api::Sas>(sas(None)).await.unwrap().sas, [sa()]);
     assert_eq!(daemon.call::<api::Sas>(sas(Some("bob"))).await.unwrap().sas, []);
+}
+
+#[tokio::test]
+async fn segments_are_drained_and_moved() {
+    let daemon = Daemon::start().await;
+    let drain = |node: Option<&str>| Call::Drain { node: node.map(str::to_owned), deadline_ms: 1_500 };
+    let late = daemon.call::<api::Drained>(drain(None)).await.unwrap_err();
+    assert_eq!((late.exit, late.why.as_deref()), (Exit::TimedOut, Some("1500 ms are over")));
+    let unknown = daemon.call::<api::Drained>(drain(Some("edge-9"))).await.unwrap_err();
+    assert_eq!(unknown.exit, Exit::NotFound);
+    let undrained: api::Undrained = daemon.call(Call::Undrain { node: None }).await.unwrap();
+    assert!(undrained.drained);
+    let moved: api::MovedSegment =
+        daemon.call(Call::MoveSegment { segment: 7, node: "edge-2".into() }).await.unwrap();
+    assert_eq!((moved.segment, moved.to.as_str()), (7, "edge-2"));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crypto::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::api::{Condition, SaRef};
+use super::api::{Condition, SaRef, Vote};
 use crate::config::GatewaySource;
 use crate::fault::Fault;
 
@@ -40,6 +40,10 @@ pub enum Call {
     Sas { peer: Option<String> },
     Events { follow: bool },
     Init { name: String },
+    CreateToken { ttl_ms: u64, uses: u32, role: Vote },
+    Join { address: String, token: String },
+    JoinProgress,
+    RemoveMember { node: String, accept_risk: Vec<String> },
     ConfigShow { revision: Option<u64> },
     ConfigDiff { source: WireSource },
     ConfigApply { source: WireSource, comment: Option<String>, if_revision: Option<u64> },
@@ -47,6 +51,9 @@ pub enum Call {
     ConfigRollback { revision: u64 },
     Terminate { sa: SaRef },
     Rekey { sa: SaRef },
+    Drain { node: Option<String>, deadline_ms: u64 },
+    Undrain { node: Option<String> },
+    MoveSegment { segment: u8, node: String },
     Wait { condition: Condition, timeout_ms: u64 },
 }
 

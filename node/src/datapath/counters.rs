@@ -3,17 +3,20 @@
 //! A worker counts in plain integers of its own and writes them here once per lap; it is the only writer, so a store is
 //! enough. Readers take the difference to what they saw last.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ipsec::esp::DropReason;
 use ipsec::wire;
 
+use super::relay::RelayDrop;
 use crate::io;
 use crate::observe::{Direction, Metrics, Queue};
 
 const ESP: usize = DropReason::ALL.len();
 const WIRE: usize = wire::DropReason::ALL.len();
 const IO: usize = io::Drop::ALL.len();
+const RELAY: usize = RelayDrop::ALL.len();
 
 /// The counters of one worker.
 #[derive(Debug)]
@@ -29,9 +32,14 @@ pub struct Counters {
     pub block_waits: AtomicU64,
     /// Packets that wait for one now.
     pub waiting: AtomicU64,
+    /// Packets passed on to the owner of their segment.
+    pub relayed: AtomicU64,
+    /// Packets of other nodes for which the worker had no room. Counted by who brings them.
+    pub relay_lost: Arc<AtomicU64>,
     esp: [AtomicU64; ESP],
     wire: [AtomicU64; WIRE],
     io: [AtomicU64; IO],
+    relay: [AtomicU64; RELAY],
 }
 
 impl Default for Counters {
@@ -45,6 +53,9 @@ impl Default for Counters {
             ike_out: AtomicU64::new(0),
             block_waits: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            relayed: AtomicU64::new(0),
+            relay_lost: Arc::default(),
+            relay: [const { AtomicU64::new(0) }; RELAY],
             esp: [const { AtomicU64::new(0) }; ESP],
             wire: [const { AtomicU64::new(0) }; WIRE],
             io: [const { AtomicU64::new(0) }; IO],
@@ -62,7 +73,9 @@ pub(super) struct Tally {
     pub ike_in: u64,
     pub ike_out: u64,
     pub block_waits: u64,
+    pub relayed: u64,
     pub wire: [u64; WIRE],
+    pub relay: [u64; RELAY],
     /// What the table has not counted itself.
     pub drops: ipsec::esp::Drops,
 }
@@ -70,6 +83,10 @@ pub(super) struct Tally {
 impl Tally {
     pub fn count_wire(&mut self, reason: wire::DropReason) {
         self.wire[reason as usize] += 1;
+    }
+
+    pub fn count_relay(&mut self, reason: RelayDrop) {
+        self.relay[reason as usize] += 1;
     }
 }
 
@@ -84,10 +101,14 @@ impl Counters {
             (&self.ike_out, tally.ike_out),
             (&self.block_waits, tally.block_waits),
             (&self.waiting, waiting as u64),
+            (&self.relayed, tally.relayed),
         ] {
             shared.store(own, Relaxed);
         }
         for (shared, own) in self.wire.iter().zip(tally.wire) {
+            shared.store(own, Relaxed);
+        }
+        for (shared, own) in self.relay.iter().zip(tally.relay) {
             shared.store(own, Relaxed);
         }
         for (reason, own) in esp.iter() {
@@ -102,6 +123,10 @@ impl Counters {
         }
     }
 
+    pub fn relay_dropped(&self, reason: RelayDrop) -> u64 {
+        self.relay[reason as usize].load(Relaxed)
+    }
+
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.esp[reason as usize].load(Relaxed)
     }
@@ -111,7 +136,9 @@ impl Counters {
         let esp = DropReason::ALL.iter().map(|reason| reason.label()).zip(&self.esp);
         let wire = wire::DropReason::ALL.iter().map(|reason| reason.name()).zip(&self.wire);
         let io = io::Drop::ALL.iter().map(|reason| reason.as_str()).zip(&self.io);
-        esp.chain(wire).chain(io).map(|(label, count)| (label, count.load(Relaxed)))
+        let relay = RelayDrop::ALL.iter().map(|reason| reason.label()).zip(&self.relay);
+        let lost = std::iter::once(("relay_overload", &*self.relay_lost));
+        esp.chain(wire).chain(io).chain(relay).chain(lost).map(|(label, count)| (label, count.load(Relaxed)))
     }
 
     /// Adds what happened since the last call to the metrics. `seen` is the caller's memory of that call.
@@ -126,8 +153,9 @@ impl Counters {
         metrics.esp(Direction::Out, packets_out, grown(3, self.octets_out.load(Relaxed)));
         metrics.esp_block_waits.inc_by(grown(4, self.block_waits.load(Relaxed)));
         metrics.queue_length(Queue::Block, self.waiting.load(Relaxed) as usize);
+        metrics.esp_relayed_packets.inc_by(grown(5, self.relayed.load(Relaxed)));
         for (place, (label, now)) in self.drops().enumerate() {
-            let dropped = grown(5 + place, now);
+            let dropped = grown(TOTALS + place, now);
             if dropped > 0 {
                 metrics.esp_dropped(label, dropped);
             }
@@ -137,11 +165,14 @@ impl Counters {
 
 /// What a reader of `Counters` saw last.
 #[derive(Clone, Debug)]
-pub struct Seen([u64; 5 + ESP + WIRE + IO]);
+pub struct Seen([u64; TOTALS + ESP + WIRE + IO + RELAY + 1]);
+
+/// Totals that `export` tells besides the drops.
+const TOTALS: usize = 6;
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen([0; 5 + ESP + WIRE + IO])
+        Seen([0; TOTALS + ESP + WIRE + IO + RELAY + 1])
     }
 }
 
@@ -157,7 +188,7 @@ mod tests {
         labels.sort_unstable();
         let shared: Vec<_> =
             labels.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
-        assert_eq!((labels.len(), shared), (ESP + WIRE + IO, vec!["empty"]));
+        assert_eq!((labels.len(), shared), (ESP + WIRE + IO + RELAY + 1, vec!["empty"]));
     }
 
     #[test]

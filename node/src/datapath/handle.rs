@@ -7,15 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use ipsec::esp::ChildStats;
-use ipsec::types::{ChildSpi, Segment};
+use ipsec::types::{ChildSpi, EspSeq, Segment};
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
 use super::message::{Order, Report};
 use super::ports::Port;
+use super::relay::{Inlet, inlet};
 use super::worker::{Lap, Queues};
-use crate::io::clock::SystemClock;
+use crate::io::clock::{Clock, SystemClock};
 use crate::io::{Inside, Poller, Waker};
+use crate::lease::Lease;
 
 /// Batches of orders that may wait for one worker; who orders more waits.
 const ORDERS_MAX: usize = 1_024;
@@ -27,6 +29,14 @@ pub(super) const REPORTS_MAX: usize = 1_024;
 pub struct Worker {
     pub ports: Vec<Port>,
     pub inside: Box<dyn Inside>,
+    pub seen_by_all: SeenByAll,
+}
+
+/// On which sides every node is shown every packet (steering `shared-mac`), so that the owner needs nobody's help.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeenByAll {
+    pub outside: bool,
+    pub inside: bool,
 }
 
 /// The reports of all workers. Ends when all have ended.
@@ -44,6 +54,8 @@ pub struct Handle(Arc<Shared>);
 struct Shared {
     workers: Vec<Line>,
     stats: Mutex<HashMap<ChildSpi, Arc<ChildStats>>>,
+    inlet: Mutex<Option<Inlet>>,
+    lease: Lease,
 }
 
 /// The line to one worker.
@@ -59,19 +71,24 @@ struct Line {
 /// Starts a thread for each worker. They serve nothing until they are told to.
 pub fn start(workers: Vec<Worker>) -> std::io::Result<(Handle, Reports, Vec<JoinHandle<()>>)> {
     let (report, reports) = mpsc::channel(REPORTS_MAX);
-    let (mut lines, mut threads) = (Vec::new(), Vec::new());
+    let (mut lines, mut ways, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+    let lease = Lease::default();
     for (number, worker) in workers.into_iter().enumerate() {
         let poller = Poller::new()?;
         let waker = poller.waker();
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let (counters, woken) = (Arc::new(Counters::default()), Arc::new(AtomicBool::new(false)));
-        let queues = Queues { orders: queue, reports: report.clone(), woken: woken.clone() };
-        let lap = Lap::new(worker.ports, worker.inside, SystemClock, counters.clone(), queues)?;
+        let queues =
+            Queues { orders: queue, reports: report.clone(), woken: woken.clone(), lease: lease.clone() };
+        let (way, outlet) = inlet::way(waker.clone(), woken.clone(), counters.relay_lost.clone());
+        ways.push(way);
+        let lap = Lap::new(worker, SystemClock, counters.clone(), queues, outlet)?;
         let run = move || lap.run(&poller);
         threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(run)?);
         lines.push(Line { orders: Some(orders), waker, woken, counters });
     }
-    let shared = Shared { workers: lines, stats: Mutex::default() };
+    let shared =
+        Shared { workers: lines, stats: Mutex::default(), inlet: Mutex::new(Some(Inlet::new(ways))), lease };
     Ok((Handle(Arc::new(shared)), reports, threads))
 }
 
@@ -88,13 +105,19 @@ impl Handle {
         Ok(())
     }
 
-    /// Gives the same kind of order to every worker: leases, for one.
+    /// What the workers look at before each write.
+    pub fn lease(&self) -> &Lease {
+        &self.0.lease
+    }
+
+    /// Lets every worker look at its orders and at the lease.
+    pub fn wake_all(&self) {
+        self.0.workers.iter().for_each(Line::wake);
+    }
+
+    /// Gives the same kind of order to every worker.
     pub async fn tell_all(&self, order: impl Fn() -> Order) -> Result<(), Stopped> {
-        for line in &self.0.workers {
-            line.orders.as_ref().ok_or(Stopped)?.send(vec![order()]).await.map_err(|_| Stopped)?;
-            line.wake();
-        }
-        Ok(())
+        self.tell_each(|_| vec![order()]).await
     }
 
     /// The counters of a child, new ones for a child not heard of before: to be put into its `Install`.
@@ -105,6 +128,37 @@ impl Handle {
     /// The counters of a child that was installed.
     pub fn known_stats(&self, child: ChildSpi) -> Option<Arc<ChildStats>> {
         self.lock_stats().get(&child).cloned()
+    }
+
+    /// How far each child has received.
+    pub fn edges(&self, mut tell: impl FnMut(ChildSpi, EspSeq)) {
+        for (&child, stats) in self.lock_stats().iter() {
+            tell(child, EspSeq(stats.edge.load(Ordering::Relaxed)));
+        }
+    }
+
+    /// Whether a worker would write something now.
+    pub fn holds_lease(&self) -> bool {
+        self.0.lease.holds(SystemClock.now())
+    }
+
+    /// Where the frames of other nodes go in. There is one, for whoever asks first.
+    pub fn inlet(&self) -> Option<Inlet> {
+        self.0.inlet.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How many workers there are.
+    pub fn count(&self) -> usize {
+        self.0.workers.len()
+    }
+
+    /// Gives each worker orders of its own, by its place.
+    pub async fn tell_each(&self, mut orders: impl FnMut(usize) -> Vec<Order>) -> Result<(), Stopped> {
+        for (place, line) in self.0.workers.iter().enumerate() {
+            line.orders.as_ref().ok_or(Stopped)?.send(orders(place)).await.map_err(|_| Stopped)?;
+            line.wake();
+        }
+        Ok(())
     }
 
     /// The counters of each worker.
@@ -118,7 +172,7 @@ impl Handle {
                 Order::Remove { child } => {
                     self.lock_stats().remove(child);
                 }
-                Order::Unserve { segment } => {
+                Order::Unserve { segment } | Order::Close { segment, .. } => {
                     self.lock_stats().retain(|child, _| child.segment() != *segment)
                 }
                 _ => {}

@@ -1,22 +1,27 @@
-//! From the sockets: ESP to the device, IKE to the control side.
+//! From the sockets: ESP to the device, IKE to the control side, and what another node serves to that node.
 //!
 //! A flood of IKE must not starve ESP, and a flood of new initiators must not starve known ones: messages of existing
 //! IKE SAs (SPIr is set) go first, new ones get a small share of each lap and of the queue. The rest is a counted drop;
 //! honest initiators retransmit.
 
 use std::io;
+use std::net::SocketAddr;
 
 use ipsec::datagram::Datagram;
 use ipsec::esp::{Arrival, DropReason, Origin};
+use ipsec::ike;
 use ipsec::types::Millis;
 use ipsec::wire::Class;
 use tokio::sync::mpsc;
 
 use super::counters::Tally;
 use super::message::Report;
-use super::ports::Carries;
-use super::worker::Lap;
+use super::ports::{self, Carries};
+use super::relay::RelayDrop;
+use super::relay::frame::What;
+use super::worker::{Core, Lap};
 use crate::io::clock::Clock;
+use crate::io::{Coalescer, Inside};
 
 /// Messages with both SPIs that one lap passes on.
 const KNOWN_PER_LAP: usize = 128;
@@ -39,60 +44,109 @@ impl<C: Clock> Lap<C> {
         if port.outside.receive(&mut self.received)? == 0 {
             return Ok(());
         }
+        let (local, carries) = (port.local, port.carries);
         let (datagrams, arena) = self.received.parts();
         self.arrivals.clear();
         for datagram in datagrams {
             let octets = &arena[datagram.range()];
-            match port.classify(octets) {
+            let class = ports::classify(carries, octets);
+            let segment = match class {
+                Class::Esp { spi } => Some(spi.segment()),
+                Class::Ike { at } => ike::segment_of(datagram.peer, &octets[at..]),
+                Class::Keepalive | Class::Drop(_) => None,
+            };
+            if let Some(segment) = segment.filter(|segment| !core.serves(*segment)) {
+                let what = What::Outer { carries, peer: datagram.peer, local: local.ip() };
+                // A filter judges an aggregate by its first packet: the owner may have been shown none of the others.
+                if core.held.wants(segment) {
+                    core.hold(segment, what, datagram.tos, octets);
+                } else if core.seen_by_all.outside && !datagram.aggregated {
+                    core.tally.count_relay(RelayDrop::SeenByAll);
+                } else {
+                    core.pass_on_outer(segment, what, datagram.tos, octets);
+                }
+                continue;
+            }
+            match class {
                 Class::Esp { .. } => {
-                    self.arrivals.push(Arrival {
-                        range: datagram.range(),
-                        peer: datagram.peer,
-                        tos: datagram.tos,
-                    });
+                    let (range, peer, tos) = (datagram.range(), datagram.peer, datagram.tos);
+                    self.arrivals.push(Arrival { range, peer, tos });
                 }
-                Class::Ike { at } => {
-                    core.tally.ike_in += 1;
-                    if !self.inbox.push(port.local, datagram.peer, &octets[at..]) {
-                        core.tally.drops.count(DropReason::IkeOverload);
-                    }
-                }
-                //= CL-36
-                Class::Keepalive => core.tally.drops.count(DropReason::Keepalive),
-                Class::Drop(reason) => core.tally.count_wire(reason),
+                class => self.inbox.take_in(class, local, datagram.peer, octets, &mut core.tally),
             }
         }
-        if self.arrivals.is_empty() {
-            return Ok(());
-        }
-        let origin = Origin { local: port.local, udp: port.carries == Carries::NatT };
-        let (tally, coalescer) = (&mut core.tally, &mut self.coalescer);
-        core.table.open(now, origin, arena, &self.arrivals, &mut |arena, inner| {
-            tally.packets_in += 1;
-            tally.octets_in += inner.len() as u64;
-            coalescer.push(arena, inner);
-        });
-        self.write_inside();
+        self.open_received(now, Origin { local, udp: carries == Carries::NatT });
         Ok(())
     }
 
-    /// Writes what was opened to the device, if we hold the lease at this moment.
-    fn write_inside(&mut self) {
-        if self.coalescer.is_empty() {
-            return;
-        }
-        if self.core.holds_lease() {
-            self.inside.send(self.received.arena(), &mut self.coalescer);
-        } else {
-            self.core.tally.drops.add(DropReason::NotOwner, self.coalescer.len() as u64);
-            self.coalescer.clear();
-        }
+    fn open_received(&mut self, now: Millis, origin: Origin) {
+        let Lap { core, inside, received, arrivals, coalescer, .. } = self;
+        open(core, &mut **inside, coalescer, now, origin, received.arena(), arrivals);
+    }
+
+    /// Opens the arrivals, which lie in `arena`, and writes what was in them to the device.
+    pub fn open(&mut self, now: Millis, origin: Origin, arena: &mut [u8]) {
+        let Lap { core, inside, arrivals, coalescer, .. } = self;
+        open(core, &mut **inside, coalescer, now, origin, arena, arrivals);
+    }
+}
+
+fn open<C: Clock>(
+    core: &mut Core<C>,
+    inside: &mut dyn Inside,
+    coalescer: &mut Coalescer,
+    now: Millis,
+    origin: Origin,
+    arena: &mut [u8],
+    arrivals: &[Arrival],
+) {
+    if arrivals.is_empty() {
+        return;
+    }
+    let tally = &mut core.tally;
+    core.table.open(now, origin, arena, arrivals, &mut |arena, inner| {
+        tally.packets_in += 1;
+        tally.octets_in += inner.len() as u64;
+        coalescer.push(arena, inner);
+    });
+    if coalescer.is_empty() {
+        return;
+    }
+    // The lease counts at the moment of writing.
+    if core.holds_lease() {
+        inside.send(arena, coalescer);
+    } else {
+        core.tally.drops.add(DropReason::NotOwner, coalescer.len() as u64);
+        coalescer.clear();
     }
 }
 
 impl Inbox {
+    /// What is no ESP: IKE is kept, the rest counted.
+    pub fn take_in(
+        &mut self,
+        class: Class,
+        local: SocketAddr,
+        peer: SocketAddr,
+        octets: &[u8],
+        tally: &mut Tally,
+    ) {
+        match class {
+            Class::Ike { at } => {
+                tally.ike_in += 1;
+                if !self.push(local, peer, &octets[at..]) {
+                    tally.drops.count(DropReason::IkeOverload);
+                }
+            }
+            //= CL-36
+            Class::Keepalive => tally.drops.count(DropReason::Keepalive),
+            Class::Drop(reason) => tally.count_wire(reason),
+            Class::Esp { .. } => {}
+        }
+    }
+
     /// Keeps a copy of an IKE message (from its header on); false: this lap has enough of its kind.
-    fn push(&mut self, local: std::net::SocketAddr, peer: std::net::SocketAddr, octets: &[u8]) -> bool {
+    fn push(&mut self, local: SocketAddr, peer: SocketAddr, octets: &[u8]) -> bool {
         let is_initial = octets.get(8..16).is_none_or(|spi_r| spi_r == [0; 8]);
         let (list, most) =
             if is_initial { (&mut self.initial, INITIAL_PER_LAP) } else { (&mut self.known, KNOWN_PER_LAP) };

@@ -1,9 +1,15 @@
 //! What crosses the two queues between the control side and a worker.
 
 use ipsec::datagram::Datagram;
-use ipsec::esp::{Event, Install};
+use ipsec::esp::{Carried, Event, Install};
+use ipsec::policy::Selector;
 use ipsec::record::{Block, Path};
-use ipsec::types::{ChildSpi, Epoch, EspSeq, Millis, Segment, Spi};
+use ipsec::types::{ChildSpi, Epoch, EspSeq, Segment, Spi};
+
+use tokio::sync::oneshot;
+
+use super::held::{DigestKey, Forwarded};
+use super::relay::{Link, Owner};
 
 /// What the control side wants of a worker. Orders that no longer fit (a child that is gone, an epoch that has passed)
 /// are ignored: the log has moved on, and later orders say where to.
@@ -29,9 +35,31 @@ pub enum Order {
     PathMtu { ike: Spi, octets: usize },
     /// IKE messages to send, after the orders before this one.
     Send(Vec<Datagram>),
-    /// Nothing may leave from this moment on unless it is renewed (DESIGN, Who owns what). In the milliseconds of
-    /// `io::clock::Clock::now`.
-    Lease { until: Millis },
+    /// The way to the other nodes.
+    Link(Link),
+    /// Who has these segments now. `None`: nobody.
+    Owners(Vec<(Segment, Option<Owner>)>),
+    /// A planned move to this node: from now on what comes for the segment is held, until `Release`.
+    Open { segment: Segment, epoch: Epoch, opened: oneshot::Sender<()> },
+    /// The segment is served, its children are installed: what was held is processed, without what the owner before us
+    /// has forwarded.
+    Release { segment: Segment, forwarded: Forwarded },
+    /// The move has come to nothing.
+    Abandon { segment: Segment },
+    /// A planned move away from this node: notes from now on which inner packets are forwarded, where the next owner
+    /// sees them, too.
+    Watch { segment: Segment, key: DigestKey, watched: oneshot::Sender<()> },
+    /// Nothing is sent or received for the segment any more; what still comes goes on to `next`.
+    Close { segment: Segment, next: Owner, closed: oneshot::Sender<Closed> },
+    /// The networks behind the peer of an IKE SA, wherever it is served; none when it is gone.
+    Reaches { ike: Spi, remote: Vec<Selector> },
+}
+
+/// What the next owner of a segment needs.
+#[derive(Debug, Default)]
+pub struct Closed {
+    pub children: Vec<Carried>,
+    pub forwarded: Forwarded,
 }
 
 /// What a worker tells the control side.

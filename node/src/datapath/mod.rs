@@ -23,15 +23,20 @@
 //! | `counters` | what others may read while packets pass |
 //! | `worker` | the loop |
 //! | `inward`, `outward` | the two directions in a lap |
+//! | `relay`, `relayed` | to the node that serves the packet, and from another node |
 //! | `ports` | the sockets, by the local address and what they carry |
+//! | `held` | packets of segments that are on their way here |
 //! | `waiting` | inner packets whose SA has no number yet |
 
 mod counters;
 mod handle;
+pub mod held;
 mod inward;
 mod message;
 mod outward;
 mod ports;
+pub mod relay;
+mod relayed;
 mod waiting;
 mod worker;
 
@@ -39,6 +44,6 @@ mod worker;
 mod tests;
 
 pub use counters::{Counters, Seen};
-pub use handle::{Handle, Reports, Stopped, Worker, start};
-pub use message::{Order, Report};
+pub use handle::{Handle, Reports, SeenByAll, Stopped, Worker, start};
+pub use message::{Closed, Order, Report};
 pub use ports::{Carries, Port};

@@ -1,4 +1,5 @@
-//! From the device: inner packets, sealed straight into the slots of a send batch.
+//! From the device: inner packets, sealed straight into the slots of a send batch, or passed on to the node that
+//! serves their SA.
 //!
 //! ```text
 //!   (super-)packet ─ select ─> child ─┬─ fits ──────> segments ─> seal ─> slot ─> one run, one send
@@ -15,11 +16,15 @@ use ipsec::esp::{DropReason, Flow, Sealer, tunnel};
 use ipsec::types::{ChildSpi, Millis};
 
 use super::counters::Tally;
+use super::held::Forwarded;
 use super::ports::{self, Port};
+use super::relay::RelayDrop;
+use super::relay::frame::What;
 use super::waiting::Waiting;
 use super::worker::{Core, Lap};
 use crate::io::clock::Clock;
 use crate::io::{Route, Segments};
+use crate::lease::Grip;
 
 /// ICMP answers that one lap writes; the senders of the others try again.
 const REPLIES_PER_LAP: usize = 8;
@@ -36,9 +41,23 @@ impl<C: Clock> Lap<C> {
                 self.core.tally.drops.count(DropReason::Malformed);
                 continue;
             };
-            match self.read.segments(index) {
-                Ok(mut segments) => self.core.send(now, &flow, &mut segments),
-                Err(_) => self.core.tally.drops.count(DropReason::Malformed),
+            let Lap { core, read, .. } = self;
+            let table = &core.table;
+            let elsewhere = core.relay.elsewhere(flow.destination, |segment| table.served(segment).is_some());
+            match (read.segments(index), elsewhere) {
+                (Ok(mut segments), None) => core.send(now, &flow, &mut segments),
+                (Ok(mut segments), Some(segment)) if core.held.wants(segment) => {
+                    while let Some(packet) = segments.next() {
+                        core.hold(segment, What::Inner, flow.tos, packet);
+                    }
+                }
+                (Ok(mut segments), Some(_)) if core.seen_by_all.inside => {
+                    while segments.next().is_some() {
+                        core.tally.count_relay(RelayDrop::SeenByAll);
+                    }
+                }
+                (Ok(mut segments), Some(segment)) => core.pass_on_inner(segment, &flow, &mut segments),
+                (Err(_), _) => core.tally.drops.count(DropReason::Malformed),
             }
         }
         Ok(())
@@ -46,6 +65,7 @@ impl<C: Clock> Lap<C> {
 
     /// Writes the ICMP answers of this lap to the device.
     pub fn write_replies(&mut self) {
+        let holds = self.core.holds_lease();
         let replies = &mut self.core.replies;
         if replies.ranges.is_empty() {
             return;
@@ -53,7 +73,7 @@ impl<C: Clock> Lap<C> {
         for range in replies.ranges.drain(..) {
             self.coalescer.push(&replies.octets, range);
         }
-        if self.core.clock.now() < self.core.lease {
+        if holds {
             self.inside.send(&mut replies.octets, &mut self.coalescer);
         } else {
             self.coalescer.clear();
@@ -94,7 +114,8 @@ impl<C: Clock> Core<C> {
             route: Route { peer: sealer.path().peer, tos: tunnel::outer_tos(flow.tos) },
             tally: &mut self.tally,
             clock: &self.clock,
-            lease: self.lease,
+            lease: &self.lease,
+            forwarded: self.watched.of(child.segment()),
         };
         let mtu = sealer.child().inner_mtu();
         if packets.longest() > mtu {
@@ -113,7 +134,7 @@ impl<C: Clock> Core<C> {
         while let Some(packet) = packets.next() {
             let outcome = if parked { Err(DropReason::Block) } else { way.seal(&mut sealer, packet) };
             match outcome {
-                Ok(()) => {}
+                Ok(()) => way.note(packet),
                 Err(DropReason::Block) => {
                     parked = true;
                     way.park(&mut self.waiting, child, now, packet);
@@ -148,7 +169,7 @@ impl Packets for Segments<'_> {
 }
 
 /// A single packet.
-struct One<'a>(Option<&'a [u8]>);
+pub(super) struct One<'a>(pub Option<&'a [u8]>);
 
 impl Packets for One<'_> {
     fn next(&mut self) -> Option<&[u8]> {
@@ -170,7 +191,9 @@ struct Way<'a, C> {
     route: Route,
     tally: &'a mut Tally,
     clock: &'a C,
-    lease: Millis,
+    lease: &'a Grip,
+    /// Where it is noted what was forwarded, when its segment is about to go elsewhere.
+    forwarded: Option<&'a mut Forwarded>,
 }
 
 impl<C: Clock> Way<'_, C> {
@@ -209,8 +232,15 @@ impl<C: Clock> Way<'_, C> {
                     break;
                 }
             }
+            self.note(packet);
         }
         Ok(())
+    }
+
+    fn note(&mut self, packet: &[u8]) {
+        if let Some(forwarded) = &mut self.forwarded {
+            forwarded.note(packet);
+        }
     }
 
     fn park(&mut self, waiting: &mut Waiting, child: ChildSpi, now: Millis, packet: &[u8]) {
@@ -222,7 +252,7 @@ impl<C: Clock> Way<'_, C> {
     }
 
     fn flush(&mut self) {
-        if self.clock.now() < self.lease {
+        if self.lease.holds(self.clock.now()) {
             self.port.outside.send(&mut self.port.batch);
         } else {
             self.tally.drops.add(DropReason::NotOwner, self.port.batch.len() as u64);

@@ -1,7 +1,7 @@
 //! The sockets of a worker, found by local address and by what they carry.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipsec::record::Path;
 use ipsec::wire;
@@ -32,14 +32,20 @@ impl Port {
     pub fn new(local: SocketAddr, carries: Carries, outside: Box<dyn Outside>) -> Port {
         Port { local, carries, outside, batch: SendBatch::new() }
     }
+}
 
-    pub(super) fn classify(&self, datagram: &[u8]) -> wire::Class {
-        match self.carries {
-            Carries::Ike => wire::classify(wire::Port::Ike, datagram),
-            Carries::NatT => wire::classify(wire::Port::NatT, datagram),
-            Carries::Esp => wire::classify_esp(datagram),
-        }
+/// What a datagram is that came this way.
+pub(super) fn classify(carries: Carries, datagram: &[u8]) -> wire::Class {
+    match carries {
+        Carries::Ike => wire::classify(wire::Port::Ike, datagram),
+        Carries::NatT => wire::classify(wire::Port::NatT, datagram),
+        Carries::Esp => wire::classify_esp(datagram),
     }
+}
+
+/// The port of this service address and kind.
+pub(super) fn at(ports: &[Port], local: IpAddr, carries: Carries) -> Option<&Port> {
+    ports.iter().find(|port| port.carries == carries && port.local.ip() == local)
 }
 
 /// The port through which ESP packets of `path` leave.

@@ -14,13 +14,18 @@ use ipsec::types::{ChildSpi, Epoch, EspSeq, Millis, Segment, Spi};
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
-use super::handle::REPORTS_MAX;
+use super::handle::{REPORTS_MAX, SeenByAll, Worker};
 use super::message::{Order, Report};
 use super::ports::{Carries, Port};
+use super::relay::{Inlet, inlet};
 use super::worker::{Lap, Next, Queues, Sources};
-use crate::io::clock::ManualClock;
+use crate::io::clock::{Clock, ManualClock};
 use crate::io::fake::{FakeInside, FakeOutside, InsideHand, OutsideHand};
-use crate::io::{Offload, Route, VirtioNetHdr};
+use crate::io::{Offload, Poller, Route, VirtioNetHdr};
+use crate::lease::{Grip, Lease};
+
+mod moves;
+mod relay;
 
 const SEGMENT: Segment = Segment(7);
 const EPOCH: Epoch = Epoch(3);
@@ -35,10 +40,12 @@ struct Bench {
     orders: mpsc::Sender<Vec<Order>>,
     reports: mpsc::Receiver<Report>,
     counters: Arc<Counters>,
+    lease: Lease,
     ike: OutsideHand,
     nat_t: OutsideHand,
     esp: OutsideHand,
     inside: InsideHand,
+    inlet: Inlet,
     client: Table,
 }
 
@@ -85,6 +92,7 @@ fn child(block: Block) -> ChildRecord {
         replaces: None,
         block,
         granted: block.last,
+        claimed: None,
     }
 }
 
@@ -137,33 +145,45 @@ impl Bench {
         ];
         let (orders, queue) = mpsc::channel(16);
         let (report, reports) = mpsc::channel(REPORTS_MAX);
-        let queues = Queues { orders: queue, reports: report, woken: Arc::new(AtomicBool::new(false)) };
+        let woken = Arc::new(AtomicBool::new(false));
+        let lease = Lease::default();
+        let queues = Queues { orders: queue, reports: report, woken, lease: lease.clone() };
         let (clock, counters) = (ManualClock::default(), Arc::new(Counters::default()));
         clock.advance(1_000);
-        let lap = Lap::new(ports, Box::new(inside), clock.clone(), counters.clone(), queues).unwrap();
+        let (line, outlet) = inlet::way(Poller::new().unwrap().waker(), Arc::default(), Arc::default());
+        let worker = Worker { ports, inside: Box::new(inside), seen_by_all: SeenByAll::default() };
+        let lap = Lap::new(worker, clock.clone(), counters.clone(), queues, outlet).unwrap();
         Bench {
             lap,
             clock,
             orders,
             reports,
             counters,
+            lease,
             ike: ike_hand,
             nat_t: nat_t_hand,
             esp: esp_hand,
             inside: inside_hand,
+            inlet: Inlet::new(vec![line]),
             client: client(),
         }
     }
 
-    /// With a lease, the segment and a child that may use numbers up to `last`.
+    /// With a lease, all segments and a child that may use numbers up to `last`.
     fn serving(last: u64) -> Bench {
         let mut bench = Bench::new();
-        bench.order(vec![
-            Order::Lease { until: Millis(u64::MAX) },
-            Order::Serve { segment: SEGMENT, epoch: EPOCH },
-            Order::Install(Box::new(install(child(block(last)), path()))),
-        ]);
+        bench.hold_lease(Millis(u64::MAX));
+        let mut orders: Vec<_> =
+            Segment::all().map(|segment| Order::Serve { segment, epoch: EPOCH }).collect();
+        orders.push(Order::Install(Box::new(install(child(block(last)), path()))));
+        bench.order(orders);
         bench
+    }
+
+    /// From now on, with nothing left of what came before.
+    fn hold_lease(&mut self, until: Millis) {
+        assert!(self.lease.extend(until, self.clock.now()), "it begins anew");
+        self.lap();
     }
 
     fn order(&mut self, orders: Vec<Order>) {
@@ -343,10 +363,8 @@ fn ike_comes_without_its_marker_and_leaves_with_it() {
 #[test]
 fn an_install_before_a_reply_is_in_effect_when_it_leaves() {
     let mut bench = Bench::new();
-    bench.order(vec![
-        Order::Lease { until: Millis(u64::MAX) },
-        Order::Serve { segment: SEGMENT, epoch: EPOCH },
-    ]);
+    bench.hold_lease(Millis(u64::MAX));
+    bench.order(vec![Order::Serve { segment: SEGMENT, epoch: EPOCH }]);
     let packet = bench.client_seals(&up(10));
     let reply = Datagram::new(path().local, path().peer, ike_message(9, 2));
     let orders = vec![Order::Install(Box::new(install(child(block(10)), path()))), Order::Send(vec![reply])];
@@ -392,7 +410,7 @@ fn packets_wait_for_numbers_in_order_and_not_for_ever() {
 #[test]
 fn nothing_leaves_without_a_lease() {
     let mut bench = Bench::serving(1_000);
-    bench.order(vec![Order::Lease { until: Millis(2_000) }]);
+    (bench.lease, bench.lap.core.lease) = Grip::until(Millis(2_000), Millis(1_000));
     bench.inside.deliver(&down(1));
     bench.lap();
     assert_eq!(bench.client_opens().len(), 1);
@@ -405,9 +423,32 @@ fn nothing_leaves_without_a_lease() {
     bench.lap();
     assert!(bench.nat_t.take().is_empty() && bench.inside.take().is_empty());
     assert_eq!(bench.dropped(DropReason::NotOwner), 3);
-    // What was thrown away does not come back with a new lease.
-    bench.order(vec![Order::Lease { until: Millis(u64::MAX) }]);
+    // What was thrown away does not come back with a new lease, nor what waited until it began.
+    bench.inside.deliver(&down(3));
+    bench.nat_t.deliver(peer(), &packet);
+    bench.hold_lease(Millis(9_000));
+    bench.lap();
     assert!(bench.nat_t.take().is_empty() && bench.inside.take().is_empty());
+    assert_eq!(bench.dropped(DropReason::NotOwner), 5);
+    bench.inside.deliver(&down(4));
+    bench.lap();
+    assert_eq!(bench.client_opens().len(), 1);
+}
+
+/// A process that was stopped while its lease ran out, and has it again before its worker looks.
+//= test CL-18
+#[test]
+fn what_waited_while_the_process_was_stopped_is_thrown_away() {
+    let mut bench = Bench::serving(1_000);
+    (bench.lease, bench.lap.core.lease) = Grip::until(Millis(2_000), Millis(1_000));
+    bench.lap();
+    bench.inside.deliver(&down(1));
+    let packet = bench.client_seals(&up(1));
+    bench.nat_t.deliver(peer(), &packet);
+    bench.clock.advance(5_000);
+    bench.hold_lease(Millis(6_060));
+    assert!(bench.nat_t.take().is_empty() && bench.inside.take().is_empty());
+    assert_eq!(bench.dropped(DropReason::NotOwner), 2);
 }
 
 #[test]
@@ -526,10 +567,10 @@ async fn a_thread_obeys_its_handle() {
     let (nat_t, hand) = FakeOutside::new();
     let (inside, _) = FakeInside::new(Offload::default());
     let ports = vec![Port::new(path().local, Carries::NatT, Box::new(nat_t))];
-    let worker = super::Worker { ports, inside: Box::new(inside) };
+    let worker = Worker { ports, inside: Box::new(inside), seen_by_all: SeenByAll::default() };
     let (handle, mut reports, threads) = super::start(vec![worker]).unwrap();
     let message = Datagram::new(path().local, path().peer, vec![5; 30]);
-    handle.tell_all(|| Order::Lease { until: Millis(u64::MAX) }).await.unwrap();
+    handle.lease().extend(Millis(u64::MAX), Millis(0));
     handle.tell(SEGMENT, vec![Order::Send(vec![message])]).await.unwrap();
     for _ in 0..500 {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;

@@ -70,6 +70,12 @@ impl Waiting {
         (before - self.packets) as u64
     }
 
+    /// Throws everything away; how many.
+    pub fn clear(&mut self) -> u64 {
+        let packets = std::mem::take(self).packets;
+        packets as u64
+    }
+
     /// The children that packets wait for.
     pub fn children(&self) -> impl Iterator<Item = ChildSpi> + '_ {
         self.children.keys().copied()

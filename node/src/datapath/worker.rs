@@ -5,19 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crypto::rng::OsRng;
 use ipsec::datagram::Datagram;
-use ipsec::esp::{Arrival, DropReason, Event, Table};
-use ipsec::types::Millis;
+use ipsec::esp::{Arrival, DropReason, Event, Flow, Table};
+use ipsec::types::{Millis, Segment};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::counters::{Counters, Tally};
+use super::handle::{SeenByAll, Worker};
+use super::held::{Held, Watched};
 use super::inward::Inbox;
+use super::message::Closed;
 use super::message::{Order, Report};
-use super::outward::Replies;
+use super::outward::{One, Replies};
 use super::ports::{self, Carries, Port};
+use super::relay::frame::What;
+use super::relay::inlet::Outlet;
+use super::relay::{Owner, Relay, RelayDrop};
 use super::waiting::Waiting;
 use crate::io::clock::Clock;
-use crate::io::{Coalescer, InnerBatch, Inside, Poller, RecvBatch, Route};
+use crate::io::{Coalescer, InnerBatch, Inside, Kept, Poller, RecvBatch, Route};
+use crate::lease::{Grip, Lease};
 
 /// Batches of orders in one lap; the packets get their turn in between.
 const ORDERS_PER_LAP: usize = 64;
@@ -28,6 +35,9 @@ const RESTLESS_MS: u32 = 10;
 /// Audit events at most this often: a flood of bad packets is one event, and a count.
 const AUDIT_EVERY_MS: u64 = 100;
 
+/// Batches that are thrown away from one source in a lap: more than a full buffer of the kernel holds.
+const THROWN_BATCHES_MAX: usize = 1_024;
+
 /// DSCP CS6, "internetwork control", for IKE (RFC 4594, 3.1).
 const IKE_TOS: u8 = 0xc0;
 
@@ -37,6 +47,7 @@ pub(super) struct Queues {
     pub reports: mpsc::Sender<Report>,
     /// Set by who has woken us; cleared before the orders are looked at.
     pub woken: Arc<AtomicBool>,
+    pub lease: Lease,
 }
 
 /// What both directions work on.
@@ -46,9 +57,15 @@ pub(super) struct Core<C> {
     pub waiting: Waiting,
     pub tally: Tally,
     pub replies: Replies,
+    pub relay: Relay,
+    pub held: Held,
+    pub watched: Watched,
+    pub seen_by_all: SeenByAll,
+    /// Since the kernel was told what to show us. True at first: a worker that serves nothing is shown nothing.
+    pub served_changed: bool,
     pub clock: C,
-    /// Nothing is written from this moment on. A worker starts without a lease.
-    pub lease: Millis,
+    /// Nothing is written without it.
+    pub lease: Grip,
 }
 
 /// A worker between two waits.
@@ -60,6 +77,7 @@ pub(super) struct Lap<C> {
     pub arrivals: Vec<Arrival>,
     pub coalescer: Coalescer,
     pub inbox: Inbox,
+    pub outlet: Outlet,
     queues: Queues,
     counters: Arc<Counters>,
     audited: Option<Millis>,
@@ -85,12 +103,13 @@ pub(super) enum Next {
 
 impl<C: Clock> Lap<C> {
     pub fn new(
-        ports: Vec<Port>,
-        inside: Box<dyn Inside>,
+        worker: Worker,
         clock: C,
         counters: Arc<Counters>,
         queues: Queues,
+        outlet: Outlet,
     ) -> std::io::Result<Lap<C>> {
+        let Worker { ports, inside, seen_by_all } = worker;
         let coalescer = Coalescer::new(inside.offload());
         Ok(Lap {
             core: Core {
@@ -99,8 +118,13 @@ impl<C: Clock> Lap<C> {
                 waiting: Waiting::default(),
                 tally: Tally::default(),
                 replies: Replies::default(),
+                relay: Relay::new(),
+                held: Held::default(),
+                watched: Watched::default(),
+                seen_by_all,
+                served_changed: true,
                 clock,
-                lease: Millis(0),
+                lease: Grip::new(queues.lease.clone()),
             },
             inside,
             received: RecvBatch::new(),
@@ -108,6 +132,7 @@ impl<C: Clock> Lap<C> {
             arrivals: Vec::with_capacity(2_048),
             coalescer,
             inbox: Inbox::default(),
+            outlet,
             queues,
             counters,
             audited: None,
@@ -143,35 +168,92 @@ impl<C: Clock> Lap<C> {
         }
     }
 
-    /// One lap: orders, what came in from outside, what came in from inside, reports.
+    /// One lap: orders, what came in from outside, from other nodes and from inside, reports.
     pub fn lap(&mut self, sources: Sources<'_>) -> std::io::Result<Next> {
         let now = self.core.clock.now();
         let Some(more_orders) = self.take_orders(now) else { return Ok(Next::End) };
-        let ports = self.core.ports.len();
-        for port in 0..ports {
-            if sources.holds(port) {
-                self.inward(port, now)?;
-            }
-        }
-        if sources.holds(ports) {
-            self.outward(now)?;
-        }
+        self.narrow()?;
+        self.core.held.tell_opened();
+        self.let_go(now);
+        let more_relayed = if self.core.lease.look(now) {
+            self.take_packets(sources, now)?
+        } else {
+            self.throw_away()?;
+            false
+        };
+        let late = self.core.held.expire(now);
+        self.core.tally.relay[RelayDrop::Held as usize] += late;
         let stale = self.core.waiting.expire(now);
         self.core.tally.drops.add(DropReason::Block, stale);
         for child in self.core.waiting.children() {
             self.core.table.nudge(child, now);
         }
         self.core.flush();
+        self.core.flush_relay();
         self.write_replies();
-        let restless = self.report(now) | (self.core.waiting.len() > 0);
+        let restless = self.report(now) | (self.core.waiting.len() > 0) | !self.core.held.is_empty();
         self.publish();
-        Ok(Next::Wait(if more_orders {
+        Ok(Next::Wait(if more_orders || more_relayed {
             Some(0)
         } else if restless {
             Some(RESTLESS_MS)
         } else {
             None
         }))
+    }
+
+    /// What came in from outside, from other nodes and from inside. True: more of the second waits.
+    fn take_packets(&mut self, sources: Sources<'_>, now: Millis) -> std::io::Result<bool> {
+        let ports = self.core.ports.len();
+        for port in 0..ports {
+            if sources.holds(port) {
+                self.inward(port, now)?;
+            }
+        }
+        let more_relayed = self.relayed(now);
+        if sources.holds(ports) {
+            self.outward(now)?;
+        }
+        Ok(more_relayed)
+    }
+
+    /// Without a lease, and for what waited when one begins anew: others may have dealt with these packets already.
+    fn throw_away(&mut self) -> std::io::Result<()> {
+        let mut thrown = self.core.waiting.clear();
+        for port in &mut self.core.ports {
+            for _ in 0..THROWN_BATCHES_MAX {
+                match port.outside.receive(&mut self.received)? {
+                    0 => break,
+                    datagrams => thrown += datagrams as u64,
+                }
+            }
+        }
+        for _ in 0..THROWN_BATCHES_MAX {
+            match self.inside.receive(&mut self.read)? {
+                0 => break,
+                packets => thrown += packets as u64,
+            }
+        }
+        while let Some(frames) = self.outlet.take() {
+            thrown += frames.ranges.len() as u64;
+            self.outlet.done(frames);
+        }
+        self.core.tally.drops.add(DropReason::NotOwner, thrown);
+        Ok(())
+    }
+
+    /// Lets the kernel show us only what we serve, where everybody is shown everything.
+    fn narrow(&mut self) -> std::io::Result<()> {
+        let core = &mut self.core;
+        if !core.seen_by_all.outside || !std::mem::take(&mut core.served_changed) {
+            return Ok(());
+        }
+        let shown = |segment: &Segment| core.table.served(*segment).is_some() || core.held.wants(*segment);
+        let kept = Kept::of(Segment::all().filter(shown));
+        for port in &mut core.ports {
+            port.outside.keep(&kept, port.carries == Carries::NatT)?;
+        }
+        Ok(())
     }
 
     /// Carries out what waits in the queue. Whether more waits; `None` when the control side is gone.
@@ -239,8 +321,12 @@ impl<C: Clock> Core<C> {
     /// An order that no longer fits is ignored: the log has moved on, and later orders say where to.
     fn obey(&mut self, order: Order, now: Millis) {
         let outcome = match order {
-            Order::Serve { segment, epoch } => self.table.serve(segment, epoch),
+            Order::Serve { segment, epoch } => {
+                self.served_changed = true;
+                self.table.serve(segment, epoch)
+            }
             Order::Unserve { segment } => {
+                self.served_changed = true;
                 self.table.unserve(segment);
                 Ok(())
             }
@@ -267,20 +353,87 @@ impl<C: Clock> Core<C> {
             Order::Confirm { child } => self.table.confirm(child),
             Order::RaiseEdge { child, edge } => self.table.raise_edge(child, edge),
             Order::PathMtu { ike, octets } => {
-                self.table.set_path_mtu(ike, octets);
+                self.path_mtu(ike, octets);
                 Ok(())
             }
             Order::Send(datagrams) => {
                 datagrams.iter().for_each(|datagram| self.send_ike(datagram));
                 Ok(())
             }
-            Order::Lease { until } => {
-                self.lease = until;
+            Order::Link(link) => {
+                self.relay.set_link(link);
+                Ok(())
+            }
+            Order::Owners(owners) => {
+                owners.into_iter().for_each(|(segment, owner)| self.relay.set_owner(segment, owner));
+                Ok(())
+            }
+            Order::Open { segment, epoch, opened } => {
+                self.served_changed = true;
+                self.held.open(segment, epoch, now, opened);
+                Ok(())
+            }
+            Order::Release { segment, forwarded } => {
+                let twice = self.held.release(segment, forwarded);
+                self.tally.relay[RelayDrop::SeenByAll as usize] += twice;
+                Ok(())
+            }
+            Order::Abandon { segment } => {
+                self.served_changed = true;
+                let lost = self.held.abandon(segment);
+                self.tally.relay[RelayDrop::Held as usize] += lost;
+                self.watched.end(segment);
+                Ok(())
+            }
+            Order::Watch { segment, key, watched } => {
+                if self.seen_by_all.inside {
+                    self.watched.begin(segment, key);
+                }
+                // Who has given up waiting gives up the move, too.
+                let _ = watched.send(());
+                Ok(())
+            }
+            Order::Close { segment, next, closed } => {
+                // Without an answer the segment comes back under a new epoch.
+                let _ = closed.send(self.close(segment, next, now));
+                Ok(())
+            }
+            Order::Reaches { ike, remote } => {
+                self.relay.set_reach(ike, remote);
                 Ok(())
             }
         };
         if let Err(refused) = outcome {
             tracing::debug!(?refused, "order not carried out");
+        }
+    }
+
+    /// Gives the segment up to `next`, and with it the packets that wait for numbers here.
+    fn close(&mut self, segment: Segment, next: Owner, now: Millis) -> Closed {
+        self.served_changed = true;
+        self.flush();
+        let children = self.table.close(segment, now);
+        self.relay.set_owner(segment, Some(next));
+        let mut forwarded = self.watched.end(segment);
+        for child in &children {
+            for packet in self.waiting.take(child.spi_in) {
+                // The next owner may have seen it, too: it gets it from us.
+                if self.seen_by_all.inside {
+                    forwarded.note(&packet);
+                }
+                match Flow::of(&packet) {
+                    Ok(flow) => self.pass_on_inner(segment, &flow, &mut One(Some(&packet))),
+                    Err(_) => self.tally.drops.count(DropReason::Malformed),
+                }
+            }
+        }
+        Closed { children, forwarded }
+    }
+
+    /// Keeps a packet for a segment that is on its way here.
+    pub fn hold(&mut self, segment: Segment, what: What, tos: u8, packet: &[u8]) {
+        if !self.held.hold(segment, what, tos, packet) {
+            self.tally.count_relay(RelayDrop::Held);
         }
     }
 
@@ -328,7 +481,7 @@ impl<C: Clock> Core<C> {
     }
 
     pub fn holds_lease(&self) -> bool {
-        self.clock.now() < self.lease
+        self.lease.holds(self.clock.now())
     }
 }
 

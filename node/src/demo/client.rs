@@ -6,13 +6,14 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use ipsec::client::Event;
 
-use super::net::{CLIENT, CLIENT_DEVICE, NET, Net, PREFIX, Via};
+use super::ledger::Numbers;
+use super::net::{CLIENT, NET, Net, OUTSIDE_DEVICE, PREFIX, Via};
 use super::part;
 use super::protocol::{Done, FromClient, ToClient, Up};
 use super::server::{self, ECHO, HTTP};
@@ -25,6 +26,8 @@ use crate::steering;
 const DEVICE: &str = "tunnel0";
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 const PROBE_EVERY: Duration = Duration::from_millis(5);
+/// An answer that takes longer counts as lost.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// So many reports of progress in a download.
 const REPORTS: u64 = 128;
 
@@ -44,13 +47,13 @@ fn connect() -> Result<(), Fault> {
     server::run(async {
         let net = Net::open()?;
         net.up("lo").await?;
-        net.address(CLIENT_DEVICE, CLIENT, PREFIX).await?;
-        net.up(CLIENT_DEVICE).await
+        net.address(OUTSIDE_DEVICE, CLIENT, PREFIX).await?;
+        net.up(OUTSIDE_DEVICE).await
     })?;
     let (tunnel, up) = Tunnel::open(&psk).and_then(bring_up)?;
-    probe(up.inner)?;
+    let probes = Probes::start(up.inner)?;
     part::say(&FromClient::Up(up));
-    Connected::new(tunnel).live()
+    Connected::new(tunnel, probes).live()
 }
 
 /// Until there is an SA with a child, and a device for it.
@@ -104,26 +107,71 @@ fn device(inner: Ipv4Addr) -> Result<TunDevice, Fault> {
     Ok(device)
 }
 
-/// Starts the stream of probes, which goes on as long as the part lives.
-fn probe(inner: Ipv4Addr) -> Result<(), Fault> {
-    let failed = |error| Fault::failed("the client cannot probe the tunnel").why(error);
-    let socket = UdpSocket::bind((inner, 0)).map_err(failed)?;
-    socket.connect(ECHO).map_err(failed)?;
-    std::thread::spawn(move || {
-        loop {
-            // A probe that does not leave is one that is not answered.
-            let _ = socket.send(b"are you there?");
-            std::thread::sleep(PROBE_EVERY);
-        }
-    });
-    Ok(())
+/// The stream of probes, each with a number, which goes on as long as the part lives.
+#[derive(Clone, Debug, Default)]
+struct Probes {
+    sent: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
+    paused: Arc<AtomicBool>,
 }
+
+impl Probes {
+    fn start(inner: Ipv4Addr) -> Result<Probes, Fault> {
+        let failed = |error| Fault::failed("the client cannot probe the tunnel").why(error);
+        let socket = Arc::new(UdpSocket::bind((inner, 0)).map_err(failed)?);
+        socket.connect(ECHO).map_err(failed)?;
+        let probes = Probes::default();
+        let (sending, sender) = (socket.clone(), probes.clone());
+        std::thread::spawn(move || {
+            loop {
+                if !sender.paused.load(Ordering::Relaxed) {
+                    let number = sender.sent.fetch_add(1, Ordering::Relaxed);
+                    // A probe that does not leave is one that is not answered.
+                    let _ = sending.send(&number.to_be_bytes());
+                }
+                std::thread::sleep(PROBE_EVERY);
+            }
+        });
+        let answered = probes.answered.clone();
+        std::thread::spawn(move || {
+            let (mut seen, mut datagram) = (Numbers::default(), [0; 8]);
+            loop {
+                if let Ok(8) = socket.recv(&mut datagram)
+                    && seen.insert(u64::from_be_bytes(datagram))
+                {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(probes)
+    }
+
+    /// Probes without an answer so far, once those that are on their way have had their time.
+    fn lost(&self) -> u64 {
+        self.paused.store(true, Ordering::Relaxed);
+        let until = Instant::now() + ANSWER_WITHIN;
+        let lost = loop {
+            std::thread::sleep(PROBE_EVERY);
+            let sent = self.sent.load(Ordering::Relaxed);
+            let lost = sent.saturating_sub(self.answered.load(Ordering::Relaxed));
+            if lost == 0 || Instant::now() >= until {
+                break lost;
+            }
+        };
+        self.paused.store(false, Ordering::Relaxed);
+        lost
+    }
+}
+
+/// What came of the download, and how many probes were not answered until then.
+type Ended = (io::Result<Fetched>, u64);
 
 /// The client with a tunnel.
 struct Connected {
     tunnel: Tunnel,
+    probes: Probes,
     orders: Receiver<ToClient>,
-    ended: (Sender<io::Result<Fetched>>, Receiver<io::Result<Fetched>>),
+    ended: (Sender<Ended>, Receiver<Ended>),
     arrived: Arc<AtomicU64>,
     /// Octets between two reports of progress, and those of the last report, while a download is under way.
     progress: Option<(u64, u64)>,
@@ -131,12 +179,13 @@ struct Connected {
 }
 
 impl Connected {
-    fn new(tunnel: Tunnel) -> Connected {
+    fn new(tunnel: Tunnel, probes: Probes) -> Connected {
         let (sender, orders) = mpsc::channel();
         let waker = tunnel.waker();
         std::thread::spawn(move || listen(&sender, &waker));
         let arrived = Arc::new(AtomicU64::new(0));
-        Connected { tunnel, orders, ended: mpsc::channel(), arrived, progress: None, changes: Vec::new() }
+        let ended = mpsc::channel();
+        Connected { tunnel, probes, orders, ended, arrived, progress: None, changes: Vec::new() }
     }
 
     fn live(mut self) -> Result<(), Fault> {
@@ -157,11 +206,11 @@ impl Connected {
                 }
             }
             self.report_progress();
-            if let Ok(fetched) = self.ended.1.try_recv() {
+            if let Ok((fetched, probes_lost)) = self.ended.1.try_recv() {
                 self.progress = None;
                 let fetched = fetched
                     .map_err(|error| Fault::failed("the download has failed on its way").why(error))?;
-                part::say(&FromClient::Done(self.done(fetched)));
+                part::say(&FromClient::Done(self.done(fetched, probes_lost)));
             }
         }
     }
@@ -170,9 +219,11 @@ impl Connected {
         self.progress = Some(((octets / REPORTS).max(1), 0));
         part::say(&FromClient::Progress(0));
         let (arrived, ended, waker) = (self.arrived.clone(), self.ended.0.clone(), self.tunnel.waker());
+        let probes = self.probes.clone();
         std::thread::spawn(move || {
+            let fetched = transfer::fetch(HTTP, &arrived);
             // Nobody hears of it when the part is ending.
-            let _ = ended.send(transfer::fetch(HTTP, &arrived));
+            let _ = ended.send((fetched, probes.lost()));
             waker.wake();
         });
     }
@@ -186,13 +237,14 @@ impl Connected {
         }
     }
 
-    fn done(&self, fetched: Fetched) -> Done {
+    fn done(&self, fetched: Fetched, probes_lost: u64) -> Done {
         let client = self.tunnel.client();
         Done {
             octets: fetched.octets,
             sha256: fetched.sha256,
             seconds: fetched.took.as_secs_f64(),
             stood_still_ms: fetched.stood_still.as_secs_f64() * 1e3,
+            probes_lost,
             changes: self.changes.clone(),
             ike_spis: client.ike_keys().map(|(ours, theirs, ..)| (ours.0, theirs.0)).collect(),
             child_spis: client.children().iter().map(|child| (child.spi_in.0, child.spi_out.0)).collect(),

@@ -1,19 +1,21 @@
-//! `pontoon demo`: a gateway, a client and a server on this machine, a download through the tunnel, and a failure in
-//! the middle of it, with nothing installed and, where user namespaces are allowed, without root.
+//! `pontoon demo`: a gateway of several nodes, a client and a server on this machine, a download through the tunnel,
+//! and a failure in the middle of it, with nothing installed and, where user namespaces are allowed, without root.
 //!
 //! ```text
-//!   demo ── user, mount and network namespace: the gateway machine ── node (`pontoon run`), killed and started again
+//!   demo ── user, mount and network namespace: the bridges
+//!     ├──── edge-1, edge-2, ...: network namespace each ── node (`pontoon run`), killed without its machine
 //!     ├──── client: network namespace, ipsec::client, TUN, HTTP client, records what it sees
 //!     └──── server: network namespace, HTTP server
 //! ```
 //!
-//! `sandbox` makes the namespaces, `net` the cables, `part` the processes, which speak `protocol`; `gateway` is the
-//! node as an administrator handles it, `client` and `server` are the lives of the other parts (`tunnel`, `ledger`,
-//! `transfer`); `show` tells the story and `verdict` judges it. All of it is also the smoke test of a release.
+//! `sandbox` makes the namespaces, `net` the bridges and cables, `part` the processes, which speak `protocol`; `gateway`
+//! is the cluster as an administrator handles it, `machine`, `client` and `server` are the lives of the parts (`tunnel`,
+//! `ledger`, `transfer`); `show` tells the story and `verdict` judges it. All of it is also the smoke test of a release.
 
 mod client;
 mod gateway;
 mod ledger;
+mod machine;
 mod net;
 mod part;
 mod protocol;
@@ -37,10 +39,13 @@ use crate::fault::{Exit, Fault, StartError};
 use gateway::Gateway;
 use net::Net;
 use part::{Part, Role};
-use protocol::{FromClient, FromServer, ToClient, ToServer, Up};
+use protocol::{FromClient, FromMachine, FromServer, ToClient, ToServer, Up};
 use sandbox::Sandbox;
 use show::Show;
-use verdict::Evidence;
+use verdict::{Evidence, Failure};
+
+/// How many nodes, unless it is said: the smallest number that survives the loss of one.
+const NODES: u8 = 3;
 
 /// The failure comes when this part of the file is there, in percent, and the server keeps the end of the file back
 /// from this part on until it has come: however small the file, the failure is in the middle of the download.
@@ -52,7 +57,8 @@ pub fn run(args: &DemoArgs, out: &Output) -> Result<(), Fault> {
     if let Some(role) = Role::of_this_process() {
         part::end_with_parent()?;
         return match role {
-            Role::Node => gateway::become_node(),
+            Role::Machine => machine::live(),
+            Role::Node => machine::become_node(),
             Role::Client => client::live(),
             Role::Server => server::live(),
         };
@@ -64,24 +70,24 @@ pub fn run(args: &DemoArgs, out: &Output) -> Result<(), Fault> {
     let ended = runtime.block_on(stage(args, out, sandbox));
     // A call to a node that is gone may still wait for its time limit.
     runtime.shutdown_background();
-    ended
+    match ended {
+        // Whoever has closed the output has seen enough.
+        Err(fault) if fault.exit == Exit::Done => Ok(()),
+        ended => ended,
+    }
 }
 
-/// What this version does not show yet.
+/// What cannot be shown with so many nodes.
 fn refuse(args: &DemoArgs) -> Result<(), Fault> {
-    let why = "this version has no links between nodes yet and demonstrates one node";
-    match args.nodes {
-        None | Some(1) => {}
-        Some(nodes) => {
-            return Err(Fault::usage(format!("`--nodes {nodes}` is not built yet"))
-                .why(why)
-                .attempt("pontoon demo   (one node is killed and started again)"));
-        }
+    match (args.nodes, args.drain) {
+        (Some(2), _) => Err(Fault::usage("two nodes survive no failure")
+            .why("with one of them gone the other is no majority")
+            .attempt("pontoon demo --nodes 3")),
+        (Some(1), true) => Err(Fault::usage("one node has nobody to drain to")
+            .attempt("pontoon demo --drain")
+            .attempt("pontoon demo --nodes 1   (it is killed and started again)")),
+        _ => Ok(()),
     }
-    if args.drain {
-        return Err(Fault::usage("`--drain` is not built yet").why(why).attempt("pontoon demo --kill owner"));
-    }
-    Ok(())
 }
 
 /// Builds the world, plays in it, and takes it down whatever came of it.
@@ -98,47 +104,47 @@ async fn stage(args: &DemoArgs, out: &Output, sandbox: Sandbox) -> Result<(), Fa
 
 async fn play(args: &DemoArgs, out: &Output, sandbox: Sandbox, world: &mut World) -> Result<(), Fault> {
     let mut show = Show::new(out);
+    let nodes = args.nodes.unwrap_or(NODES);
     show.say(&format!(
-        "One gateway, one client and one server in network namespaces of this machine; {}.",
+        "{} and one client in network namespaces of this machine; {}.",
+        show::gateways(nodes),
         sandbox.in_words()
     ))?;
-    if args.nodes.is_none() {
-        show.say("This version demonstrates one node: it is killed, and goes on after its restart.")?;
+    let (mut cast, up) = world.build(nodes, args.size).await?;
+    for standing in cast.gateway.standings().await? {
+        show.say(&show::standing(&standing))?;
     }
-    let (mut cast, up) = world.build(args.size).await?;
+    let owner = cast.gateway.owner().await?;
     show.say(&format!(
-        "  {}  {}  owner and leader      service address {}",
-        gateway::NAME,
-        net::NODE,
-        net::SERVICE
-    ))?;
-    show.say(&format!(
-        "  client up: IKE_SA_INIT and IKE_AUTH in {:.0} ms, inner address {}, tunnel owned by {}",
+        "  client up at {}: IKE_SA_INIT and IKE_AUTH in {:.0} ms, inner address {}, tunnel owned by {owner}",
+        net::SERVICE,
         up.took_ms,
         up.inner,
-        gateway::NAME
     ))?;
-    let evidence = download(args, &mut show, &mut cast, up).await?;
+    let evidence = download(args, nodes, &mut show, &mut cast, up).await?;
     let summary = verdict::judge(&evidence);
-    out.document(&summary, |summary| format!("\n{}", summary.text()), verdict::Summary::rows)?;
+    let text = out.render(&summary, |summary| format!("\n{}", summary.text()), verdict::Summary::rows)?;
+    show::print(out, &text)?;
     summary.outcome()?;
     if args.keep {
         return keep(&show, &mut cast, sandbox).await;
     }
-    show.say("\nNext:  pontoon demo --size 2GiB     pontoon demo --keep   (then: pontoon status)")
+    show.say("\nNext:  pontoon demo --kill leader     pontoon demo --drain     pontoon demo --keep   (then: pontoon status)")?;
+    show.say("Real:  pontoon init  on the first machine, pontoon token create, pontoon join on the others")
 }
 
 /// The download with the failure in the middle.
-async fn download(args: &DemoArgs, show: &mut Show, cast: &mut Cast<'_>, up: Up) -> Result<Evidence, Fault> {
+async fn download(
+    args: &DemoArgs,
+    nodes: u8,
+    show: &mut Show,
+    cast: &mut Cast<'_>,
+    up: Up,
+) -> Result<Evidence, Fault> {
     let size = args.size;
-    let mut to_kill = match args.kill {
-        Kill::Owner => Some("the owner of this tunnel"),
-        // Of one node they are the same.
-        Kill::Leader => Some("the leader, which also owns this tunnel"),
-        Kill::None => None,
-    };
-    let killed = to_kill.map(|_| gateway::NAME);
-    if to_kill.is_none() {
+    let mut planned = args.drain || args.kill != Kill::None;
+    let mut failure = Failure::None;
+    if !planned {
         cast.server.tell(&ToServer::Release).await?;
     }
     show.begin(size)?;
@@ -148,17 +154,16 @@ async fn download(args: &DemoArgs, show: &mut Show, cast: &mut Cast<'_>, up: Up)
         match cast.client.hear().await? {
             FromClient::Progress(arrived) => {
                 show.progress(arrived);
-                if let Some(whom) = to_kill.take_if(|_| arrived >= share(size, KILL_AT)) {
-                    show.happened(&format!("kill -9 of {}, {whom}", gateway::NAME))?;
-                    cast.gateway.crash().await?;
-                    show.happened(&format!("{} starts again on its data directory", gateway::NAME))?;
+                if planned && arrived >= share(size, KILL_AT) {
+                    planned = false;
+                    failure = break_something(args, nodes, show, cast.gateway).await?;
                     cast.server.tell(&ToServer::Release).await?;
                 }
             }
             FromClient::Resumed(part) => {
                 show.happened(&format!(
                     "{} goes on with the same keys: epoch {}, numbers from {}",
-                    gateway::NAME,
+                    cast.gateway.owner().await?,
                     part.epoch,
                     show::grouped(part.first.into())
                 ))?;
@@ -178,9 +183,41 @@ async fn download(args: &DemoArgs, show: &mut Show, cast: &mut Cast<'_>, up: Up)
         FromServer::Ready | FromServer::Listening => return Err(out_of_turn("server")),
     };
     cast.gateway.wait_ready().await?;
-    let handover = cast.gateway.handover().await?;
-    let sas = cast.gateway.sas().await?;
-    Ok(Evidence { size, sent_sha256, killed, up, done, resumed, handover, sas })
+    let handover = match failure.causes() {
+        [] => None,
+        causes => cast.gateway.handover(&cast.gateway.owner().await?, causes).await?,
+    };
+    let (sas, digests) = (cast.gateway.sas().await?, cast.gateway.digests().await?);
+    Ok(Evidence { nodes, size, sent_sha256, failure, up, done, resumed, handover, sas, digests })
+}
+
+/// Kills or drains what the arguments name, and says so.
+async fn break_something(
+    args: &DemoArgs,
+    nodes: u8,
+    show: &mut Show,
+    gateway: &mut Gateway,
+) -> Result<Failure, Fault> {
+    let (owner, leader) = (gateway.owner().await?, gateway.leader().await?);
+    if args.drain {
+        show.happened(&format!("drain of {owner}, the owner of this tunnel"))?;
+        gateway.drain(&owner).await?;
+        return Ok(Failure::Drained { node: owner });
+    }
+    let (node, role) = match args.kill {
+        Kill::Leader if leader == owner => (leader, "the leader, which also owns this tunnel"),
+        Kill::Leader => (leader, "the leader; another node owns this tunnel"),
+        Kill::Owner | Kill::None => (owner.clone(), "the owner of this tunnel"),
+    };
+    show.happened(&format!("kill -9 of {node}, {role}"))?;
+    gateway.kill(&node).await?;
+    let owned = node == owner;
+    if nodes > 1 {
+        return Ok(Failure::Killed { node, owned });
+    }
+    show.happened(&format!("{node} starts again on its data directory"))?;
+    gateway.restart(&node).await?;
+    Ok(Failure::Restarted { node })
 }
 
 /// Leaves all of it running until it is interrupted. A node that is killed by hand is started again.
@@ -188,26 +225,25 @@ async fn keep(show: &Show, cast: &mut Cast<'_>, sandbox: Sandbox) -> Result<(), 
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pontoon"));
     let entrance = sandbox.entrance(std::process::id());
     show.say(&format!(
-        "\nKept until Ctrl-C. In another terminal:\n  {entrance} {program} status\n  \
-         and likewise `sas --long`, `segments`, `events -f`, `members`",
-        program = program.display()
+        "\nKept until Ctrl-C. In another terminal:\n  {entrance} {program} --socket {run}/{first}.sock status\n  \
+         and likewise `sas --long`, `segments`, `events -f`, `members`, with any node's socket",
+        program = program.display(),
+        run = sandbox::RUN_DIR,
+        first = gateway::name(0),
     ))?;
-    let how_to_kill = |pid: Option<u32>| match pid {
-        Some(pid) => show.say(&format!("  kill -9 {pid}   kills the node; it is started again")),
-        None => Ok(()),
-    };
-    how_to_kill(cast.gateway.pid())?;
+    let pids: Vec<String> = cast.gateway.pids().iter().map(|(name, pid)| format!("{name} {pid}")).collect();
+    show.say(&format!("  kill -9 PID   kills a node, and it is started again: {}", pids.join(", ")))?;
     loop {
         tokio::select! {
-            () = cast.gateway.ended() => {
-                cast.gateway.restart()?;
-                show.say(&format!("{} has ended and starts again", gateway::NAME))?;
-                how_to_kill(cast.gateway.pid())?;
+            name = cast.gateway.ended() => {
+                let name = name?;
+                cast.gateway.restart(&name).await?;
+                show.say(&format!("{name} has ended and starts again"))?;
             }
             report = cast.client.hear_ever() => match report? {
                 FromClient::Resumed(part) => show.say(&format!(
-                    "{} goes on: {:.0} ms without a packet, epoch {}, numbers from {}",
-                    gateway::NAME, part.silence_ms, part.epoch, show::grouped(part.first.into())
+                    "another process goes on with the tunnel: {:.0} ms without a packet, epoch {}, numbers from {}",
+                    part.silence_ms, part.epoch, show::grouped(part.first.into())
                 ))?,
                 FromClient::Failed(fault) => return Err(fault),
                 _ => {}
@@ -227,10 +263,23 @@ fn out_of_turn(who: &str) -> Fault {
 /// Everything that must be taken down.
 #[derive(Debug)]
 struct World {
-    dir: PathBuf,
     gateway: Option<Gateway>,
     client: Option<Part>,
     server: Option<Part>,
+    /// Last: the files of the parts go after them.
+    dir: Files,
+}
+
+/// The folder of the demonstration, gone with it however it ends.
+#[derive(Debug)]
+struct Files(PathBuf);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
+    }
 }
 
 /// The parts, all of them there.
@@ -245,14 +294,17 @@ impl World {
         let dir = std::env::temp_dir().join(format!("pontoon-demo-{}", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&dir);
         made.map_err(|error| StartError::file(&dir, "make the directory", error).fault())?;
-        Ok(World { dir, gateway: None, client: None, server: None })
+        Ok(World { gateway: None, client: None, server: None, dir: Files(dir) })
     }
 
-    /// Cables first, then server and gateway, then the client, which connects.
-    async fn build(&mut self, size: u64) -> Result<(Cast<'_>, Up), Fault> {
-        let dir: &Path = &self.dir;
-        let server = self.server.insert(Part::start(Role::Server, dir)?);
-        let client = self.client.insert(Part::start(Role::Client, dir)?);
+    /// Machines and cables first, then the nodes, then the client, which connects.
+    async fn build(&mut self, nodes: u8, size: u64) -> Result<(Cast<'_>, Up), Fault> {
+        let dir: &Path = &self.dir.0;
+        let server = self.server.insert(Part::start(Role::Server, "server", dir)?);
+        let client = self.client.insert(Part::start(Role::Client, "client", dir)?);
+        let machines: Result<Vec<Part>, Fault> =
+            (0..nodes).map(|place| Part::start(Role::Machine, &gateway::name(place), dir)).collect();
+        let mut machines = machines?;
         match server.hear().await? {
             FromServer::Ready => {}
             FromServer::Failed(fault) => return Err(fault),
@@ -263,7 +315,15 @@ impl World {
             FromClient::Failed(fault) => return Err(fault),
             _ => return Err(out_of_turn("client")),
         }
-        lay_cables(client, server).await?;
+        for machine in &mut machines {
+            match machine.hear().await? {
+                FromMachine::Ready => {}
+                FromMachine::Failed(fault) => return Err(fault),
+                _ => return Err(out_of_turn(machine.name())),
+            }
+        }
+        let gateway = self.gateway.insert(Gateway::new(dir, machines)?);
+        lay_cables(client, server, gateway).await?;
         let (seed, hold) = (OsRng.u64(), share(size, HOLD_AT));
         server.tell(&ToServer::Begin { octets: size, seed, hold }).await?;
         match server.hear().await? {
@@ -271,7 +331,7 @@ impl World {
             FromServer::Failed(fault) => return Err(fault),
             _ => return Err(out_of_turn("server")),
         }
-        let gateway = self.gateway.insert(Gateway::start(dir).await?);
+        gateway.form().await?;
         client.tell(&ToClient::Begin { psk: gateway.psk().to_owned() }).await?;
         match client.hear().await? {
             FromClient::Up(up) => Ok((Cast { gateway, client, server }, up)),
@@ -288,32 +348,22 @@ impl World {
         if let Some(gateway) = self.gateway {
             gateway.end().await;
         }
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
-            eprintln!("cannot remove {}: {error}", self.dir.display());
-        }
     }
 }
 
-/// The gateway machine's side of the network: this process's own namespace.
-async fn lay_cables(client: &Part, server: &Part) -> Result<(), Fault> {
-    let gone = || Fault::failed("a part of the demo has ended at once");
+/// The bridges in this process's own namespace, and the cables to all machines.
+async fn lay_cables(client: &Part, server: &Part, gateway: &Gateway) -> Result<(), Fault> {
     let net = Net::open()?;
-    for (key, value) in [
-        ("net.ipv4.ip_forward", "1"),
-        // A reverse path filter drops what comes out of a TUN, and the host's redirects would teach the client a way
-        // around the gateway.
-        ("net.ipv4.conf.all.rp_filter", "0"),
-        ("net.ipv4.conf.default.rp_filter", "0"),
-        ("net.ipv4.conf.all.send_redirects", "0"),
-        ("net.ipv4.conf.default.send_redirects", "0"),
-    ] {
-        net::set(key, value)?;
+    for bridge in net::BRIDGES {
+        net.bridge(bridge).await?;
     }
-    net.up("lo").await?;
-    net.cable(net::OUTSIDE_DEVICE, net::CLIENT_DEVICE, client.pid().ok_or_else(gone)?).await?;
-    net.address(net::OUTSIDE_DEVICE, net::NODE, net::PREFIX).await?;
-    net.cable(net::INSIDE_DEVICE, net::SERVER_DEVICE, server.pid().ok_or_else(gone)?).await?;
-    net.address(net::INSIDE_DEVICE, net::NODE_INSIDE, net::PREFIX).await
+    let mut cables = vec![(client, net::OUTSIDE_DEVICE), (server, net::INSIDE_DEVICE)];
+    cables.extend(gateway.machines().flat_map(|machine| net::BRIDGES.map(|bridge| (machine, bridge))));
+    for (part, bridge) in cables {
+        let pid = part.pid().ok_or_else(|| Fault::failed("a part of the demo has ended at once"))?;
+        net.cable(bridge, part.name(), pid).await?;
+    }
+    Ok(())
 }
 
 /// The signals that end the demonstration.
@@ -344,19 +394,17 @@ impl Interrupts {
 mod tests {
     use super::*;
 
-    fn args(nodes: Option<u8>, drain: bool) -> DemoArgs {
-        DemoArgs { nodes, kill: Kill::Owner, drain, size: 1 << 20, keep: false }
-    }
-
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
+    fn what_cannot_be_shown_is_refused_by_name() {
         for (nodes, drain, refused) in [
             (None, false, None),
             (Some(1), false, None),
-            (Some(3), false, Some("--nodes 3")),
-            (None, true, Some("--drain")),
+            (Some(3), true, None),
+            (Some(2), false, Some("two nodes")),
+            (Some(1), true, Some("one node")),
         ] {
-            match (refuse(&args(nodes, drain)), refused) {
+            let args = DemoArgs { nodes, kill: Kill::Owner, drain, size: 1 << 20, keep: false };
+            match (refuse(&args), refused) {
                 (Ok(()), None) => {}
                 (Err(fault), Some(name)) => {
                     assert!(fault.what.contains(name), "{fault}");

@@ -1,41 +1,64 @@
-//! Cables, addresses, routes and settings of the demonstration's networks, over rtnetlink and /proc/sys.
+//! Bridges, cables, addresses, routes and settings of the demonstration's networks, over rtnetlink and /proc/sys.
 //!
 //! ```text
-//!   client                      gateway                         server
-//!   192.0.2.70 ---cable--- .11  service .1 | .1  10.10.0.2 ---cable--- 10.10.0.9
+//!                      outside 192.0.2.0/24        inside 10.10.0.0/24       link 198.18.0.0/24
+//!   client .70 ───────────┤                  server .9 ──┤
+//!   edge-1 .11 ───────────┤ service .1      .11 ─────────┤ service .1     .11 ──┤
+//!   edge-2 .12 ───────────┤                 .12 ─────────┤                .12 ──┤
 //!   inner 10.99.0.x   <================= tunnel =================>
 //! ```
 //!
-//! IPv4 only, one prefix a cable. Everything works in the network namespace of the calling thread.
+//! The bridges are in the network namespace of the demonstration itself, each machine has one of its own. IPv4 only.
+//! Everything works in the network namespace of the calling thread.
 
 use std::io;
 use std::net::Ipv4Addr;
 
 use futures_util::TryStreamExt;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
 use crate::fault::Fault;
 
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 70);
 /// The gateway on the inside, which is the server's way to the clients.
 pub const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 1);
-pub const NODE_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 2);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 9);
 /// The protected network.
 pub const NET: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 10, 0, 0), 24);
 /// Inner addresses come from here.
 pub const POOL: &str = "10.99.0.0/24";
-/// Of both cables.
+/// Of all networks.
 pub const PREFIX: u8 = 24;
 
-/// The devices: the gateway's two, and the other ends.
+/// The bridges; a device of a machine has the name of the one that it leads to.
 pub const OUTSIDE_DEVICE: &str = "outside";
 pub const INSIDE_DEVICE: &str = "inside";
-pub const CLIENT_DEVICE: &str = "client";
-pub const SERVER_DEVICE: &str = "server";
+pub const LINK_DEVICE: &str = "link";
+pub const BRIDGES: [&str; 3] = [OUTSIDE_DEVICE, INSIDE_DEVICE, LINK_DEVICE];
+
+/// The last octet of the addresses of the first node.
+const FIRST_HOST: u8 = 11;
+
+/// The addresses of a node, by its place among the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeAddresses {
+    pub outside: Ipv4Addr,
+    pub inside: Ipv4Addr,
+    pub link: Ipv4Addr,
+}
+
+impl NodeAddresses {
+    pub fn of(place: u8) -> NodeAddresses {
+        let host = FIRST_HOST + place;
+        NodeAddresses {
+            outside: Ipv4Addr::new(192, 0, 2, host),
+            inside: Ipv4Addr::new(10, 10, 0, host),
+            link: Ipv4Addr::new(198, 18, 0, host),
+        }
+    }
+}
 
 /// A connection to the kernel.
 pub struct Net {
@@ -67,18 +90,28 @@ impl Net {
         }
     }
 
-    /// A cable from `near`, which stays here and is taken up, to `far` in the network namespace of process `pid`.
-    pub async fn cable(&self, near: &str, far: &str, pid: u32) -> Result<(), Fault> {
-        let doing = || format!("lay a cable from {near} to {far}");
+    pub async fn bridge(&self, name: &str) -> Result<(), Fault> {
+        let message = LinkBridge::new(name).up().build();
+        let done = self.handle.link().add(message).execute().await;
+        done.map_err(|error| refused(format!("make the bridge {name}"), error))
+    }
+
+    /// A cable from `bridge` to a device of the same name in the network namespace of process `pid`, whose machine is
+    /// called `machine`.
+    pub async fn cable(&self, bridge: &str, machine: &str, pid: u32) -> Result<(), Fault> {
+        let doing = || format!("lay a cable from {bridge} to {machine}");
+        let near = port_name(bridge, machine);
+        let far = port_name("to", machine);
         let links = self.handle.link();
-        links
-            .add(LinkVeth::new(near, far).build())
-            .execute()
-            .await
-            .map_err(|error| refused(doing(), error))?;
-        let away = LinkUnspec::new_with_name(far).setns_by_pid(pid).build();
+        let made = links.add(LinkVeth::new(&near, &far).build()).execute().await;
+        made.map_err(|error| refused(doing(), error))?;
+        let (near, far) = (self.index(&near).await?, self.index(&far).await?);
+        let bridge_index = self.index(bridge).await?;
+        // Moved and renamed at once: in this namespace the bridge has that name.
+        let away = LinkUnspec::new_with_index(far).name(bridge.to_owned()).setns_by_pid(pid).build();
         links.set(away).execute().await.map_err(|error| refused(doing(), error))?;
-        self.up(near).await
+        let plugged = LinkUnspec::new_with_index(near).controller(bridge_index).up().build();
+        links.set(plugged).execute().await.map_err(|error| refused(doing(), error))
     }
 
     pub async fn up(&self, device: &str) -> Result<(), Fault> {
@@ -125,6 +158,11 @@ pub fn set(key: &str, value: &str) -> Result<(), Fault> {
             _ => fault,
         }
     })
+}
+
+/// The kernel allows 15 characters.
+fn port_name(bridge: &str, machine: &str) -> String {
+    format!("{}-{machine}", &bridge[..bridge.len().min(3)])
 }
 
 fn refused(doing: String, error: rtnetlink::Error) -> Fault {

@@ -1,4 +1,5 @@
-//! A part of the demonstration is this same program again, as a process of its own: node, client or server.
+//! A part of the demonstration is this same program again, as a process of its own: a machine with its node, the
+//! client, the server.
 //!
 //! It ends with the demonstration, however that ends: by PR_SET_PDEATHSIG, which the kernel sends when the thread that
 //! started it is gone. So parts are started on the main thread and nowhere else. Each is in a process group of its
@@ -27,14 +28,21 @@ const PARENT: &str = "PONTOON_DEMO_PARENT";
 /// How long a part may stay silent when something is expected of it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a part has to end by itself.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Holds a network namespace and the node in it.
+    Machine,
+    /// The node: becomes the daemon.
     Node,
     Client,
     Server,
 }
 
-const ROLES: [(Role, &str); 3] = [(Role::Node, "node"), (Role::Client, "client"), (Role::Server, "server")];
+const ROLES: [(Role, &str); 4] =
+    [(Role::Machine, "machine"), (Role::Node, "node"), (Role::Client, "client"), (Role::Server, "server")];
 
 impl Role {
     /// What this process is; `None`: the demonstration itself.
@@ -43,19 +51,19 @@ impl Role {
         ROLES.iter().find(|(_, name)| *name == word).map(|(role, _)| *role)
     }
 
-    pub fn name(self) -> &'static str {
+    fn word(self) -> &'static str {
         ROLES.iter().find(|(role, _)| *role == self).map_or("part", |(_, name)| name)
     }
 
     /// This program again as that part, with what it complains of in `dir/NAME.log`.
-    pub fn command(self, dir: &Path) -> Result<Command, Fault> {
-        let path = log_of(self, dir);
+    pub fn command(self, name: &str, dir: &Path) -> Result<Command, Fault> {
+        let path = log_of(name, dir);
         let log = File::options().create(true).append(true).open(&path);
         let log = log.map_err(|error| StartError::file(path, "write", error).fault())?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg("demo")
-            .env(PART, self.name())
+            .env(PART, self.word())
             .env(PARENT, std::process::id().to_string())
             .process_group(0)
             .kill_on_drop(true)
@@ -64,13 +72,13 @@ impl Role {
     }
 }
 
-pub fn log_of(role: Role, dir: &Path) -> PathBuf {
-    dir.join(format!("{}.log", role.name()))
+pub fn log_of(name: &str, dir: &Path) -> PathBuf {
+    dir.join(format!("{name}.log"))
 }
 
 /// The end of what a part has complained of.
-pub fn complaints(role: Role, dir: &Path) -> String {
-    let octets = std::fs::read(log_of(role, dir)).unwrap_or_default();
+pub fn complaints(name: &str, dir: &Path) -> String {
+    let octets = std::fs::read(log_of(name, dir)).unwrap_or_default();
     let text = String::from_utf8_lossy(&octets);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(12)..].join("\n")
@@ -117,7 +125,7 @@ pub fn next_order<T: DeserializeOwned>() -> Result<Option<T>, Fault> {
 /// A part as the demonstration sees it.
 #[derive(Debug)]
 pub struct Part {
-    role: Role,
+    name: String,
     dir: PathBuf,
     child: Child,
     orders: ChildStdin,
@@ -125,14 +133,25 @@ pub struct Part {
 }
 
 impl Part {
-    pub fn start(role: Role, dir: &Path) -> Result<Part, Fault> {
-        let failed = |why: String| Fault::failed(format!("cannot start the {}", role.name())).why(why);
-        let mut command = role.command(dir)?;
+    pub fn start(role: Role, name: &str, dir: &Path) -> Result<Part, Fault> {
+        let failed =
+            |why: String| Fault::failed(format!("cannot start the part {name} of the demo")).why(why);
+        let mut command = role.command(name, dir)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         let ends = child.stdin.take().zip(child.stdout.take());
         let (orders, reports) = ends.ok_or_else(|| failed("it has no pipes".into()))?;
-        Ok(Part { role, dir: dir.to_owned(), child, orders, reports: BufReader::new(reports).lines() })
+        Ok(Part {
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            child,
+            orders,
+            reports: BufReader::new(reports).lines(),
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -162,16 +181,21 @@ impl Part {
         }
     }
 
-    /// Ends it, and waits until it is gone.
-    pub async fn end(mut self) {
-        // Fails only when it has ended by itself.
-        let _ = self.child.kill().await;
+    /// Ends it, and waits until it is gone: without orders a part has nothing to live for, and takes down first what it
+    /// has started itself.
+    pub async fn end(self) {
+        let Part { mut child, orders, .. } = self;
+        drop(orders);
+        if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
+            // Fails only when it has ended by itself.
+            let _ = child.kill().await;
+        }
     }
 
     fn lost(&self, why: String) -> Fault {
-        let complaints = complaints(self.role, &self.dir);
+        let complaints = complaints(&self.name, &self.dir);
         let why = if complaints.is_empty() { why } else { format!("{why}\n{complaints}") };
-        Fault::failed(format!("the {} of the demo does not go on", self.role.name())).why(why)
+        Fault::failed(format!("the part {} of the demo does not go on", self.name)).why(why)
     }
 }
 
@@ -182,17 +206,17 @@ mod tests {
     #[test]
     fn only_the_end_of_a_log_is_shown() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(complaints(Role::Node, dir.path()), "");
+        assert_eq!(complaints("edge-1", dir.path()), "");
         let text: String = (0..100).map(|line| format!("line {line}\n")).collect();
-        std::fs::write(log_of(Role::Node, dir.path()), text).unwrap();
-        let shown = complaints(Role::Node, dir.path());
+        std::fs::write(log_of("edge-1", dir.path()), text).unwrap();
+        let shown = complaints("edge-1", dir.path());
         assert_eq!((shown.lines().count(), shown.lines().next()), (12, Some("line 88")));
     }
 
     #[test]
     fn roles_have_different_names() {
         for (role, name) in ROLES {
-            assert_eq!(role.name(), name);
+            assert_eq!(role.word(), name);
         }
     }
 }

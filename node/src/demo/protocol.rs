@@ -9,13 +9,42 @@
 //!                                     <--  download / release
 //!   progress, resumed, done           -->
 //! ```
+//!
+//! A machine says ready, gets `begin`, `start` and `kill`, and tells what has become of its node.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::ledger::WireReport;
 use crate::fault::Fault;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToMachine {
+    /// Its cables are there: addresses and settings, by its place among the nodes.
+    Begin { place: u8 },
+    /// Start the node that `node.toml` describes.
+    Start { node_toml: PathBuf },
+    /// SIGKILL to the node.
+    Kill,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromMachine {
+    Ready,
+    Cabled,
+    Started {
+        pid: u32,
+    },
+    /// The node is gone, by an order or by itself.
+    Ended {
+        status: String,
+    },
+    Failed(Fault),
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,6 +99,8 @@ pub struct Done {
     pub seconds: f64,
     /// The longest time in which the file did not grow: that of TCP's own timers on top of the gap.
     pub stood_still_ms: f64,
+    /// Probes of the tunnel that were not answered.
+    pub probes_lost: u64,
     /// What happened to the SA since it came up, in words; nothing is what it should be.
     pub changes: Vec<String>,
     /// The SAs now.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::net::{INSIDE, Net, PREFIX, SERVER, SERVER_DEVICE, Via};
+use super::net::{INSIDE, INSIDE_DEVICE, Net, PREFIX, SERVER, Via};
 use super::part;
 use super::protocol::{FromServer, ToServer};
 use super::transfer::{self, Content, Gate};
@@ -57,8 +57,8 @@ fn connect() -> Result<(), Fault> {
     run(async {
         let net = Net::open()?;
         net.up("lo").await?;
-        net.address(SERVER_DEVICE, SERVER, PREFIX).await?;
-        net.up(SERVER_DEVICE).await?;
+        net.address(INSIDE_DEVICE, SERVER, PREFIX).await?;
+        net.up(INSIDE_DEVICE).await?;
         net.route((std::net::Ipv4Addr::UNSPECIFIED, 0), Via::Router(INSIDE)).await
     })
 }

@@ -6,13 +6,14 @@
 //!
 //! Lines go to standard output, the moving bar to standard error. For scripts (`-o json`, `-q`) there is no story.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::gateway::Standing;
 use crate::cli::{Format, Output};
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 
 const BAR_LEN: u64 = 20;
 
@@ -37,8 +38,8 @@ impl Show {
             return Ok(());
         }
         match &self.bar {
-            Some(bar) => bar.suspend(|| self.out.print(text)),
-            None => self.out.print(text),
+            Some(bar) => bar.suspend(|| print(&self.out, text)),
+            None => print(&self.out, text),
         }
     }
 
@@ -78,6 +79,32 @@ impl Show {
         let elapsed = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
         line(elapsed, self.arrived, self.size, text)
     }
+}
+
+/// Prints a text. A reader that is gone ends the demonstration in order, with everything taken down (`Exit::Done`).
+pub fn print(out: &Output, text: &str) -> Result<(), Fault> {
+    out.write(text).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Fault::new(Exit::Done, "nobody reads on"),
+        _ => Fault::failed("cannot write to stdout").why(error),
+    })
+}
+
+/// `Three gateways`.
+pub fn gateways(count: u8) -> String {
+    match count {
+        1 => "One gateway".into(),
+        3 => "Three gateways".into(),
+        5 => "Five gateways".into(),
+        7 => "Seven gateways".into(),
+        _ => format!("{count} gateways"),
+    }
+}
+
+/// A line of the cast.
+pub fn standing(standing: &Standing) -> String {
+    let Standing { name, addresses, leads, segments } = standing;
+    let role = if *leads { "leader" } else { "" };
+    format!("  {name}  {}  owns {segments} of 256 segments  {role}", addresses.outside).trim_end().to_owned()
 }
 
 impl std::fmt::Debug for Show {

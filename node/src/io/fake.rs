@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::batch::Filled;
 use super::{
-    Coalescer, Drops, InnerBatch, Inside, Offload, Outside, RecvBatch, Route, SendBatch, VirtioNetHdr,
+    Coalescer, Drops, InnerBatch, Inside, Kept, Offload, Outside, RecvBatch, Route, SendBatch, VirtioNetHdr,
 };
 
 /// A datagram with where it came from or goes to.
@@ -46,17 +46,23 @@ struct Aggregate {
 #[derive(Debug)]
 pub struct FakeOutside {
     shared: Shared<Aggregate, Sent>,
+    kept: Arc<Mutex<Option<Kept>>>,
     drops: Drops,
 }
 
 /// The test's end of a `FakeOutside`.
 #[derive(Clone, Debug)]
-pub struct OutsideHand(Shared<Aggregate, Sent>);
+pub struct OutsideHand {
+    shared: Shared<Aggregate, Sent>,
+    kept: Arc<Mutex<Option<Kept>>>,
+}
 
 impl FakeOutside {
     pub fn new() -> (FakeOutside, OutsideHand) {
-        let shared = Shared::default();
-        (FakeOutside { shared: shared.clone(), drops: Drops::default() }, OutsideHand(shared))
+        let (shared, kept) = (Shared::default(), Arc::default());
+        let hand = OutsideHand { shared, kept };
+        let OutsideHand { shared, kept } = hand.clone();
+        (FakeOutside { shared, kept, drops: Drops::default() }, hand)
     }
 }
 
@@ -68,12 +74,17 @@ impl OutsideHand {
 
     /// Lets the code receive datagrams of `stride` octets as one aggregate.
     pub fn deliver_aggregate(&self, from: Route, octets: &[u8], stride: usize) {
-        lock(&self.0).to_code.push_back(Aggregate { from, octets: octets.to_vec(), stride });
+        lock(&self.shared).to_code.push_back(Aggregate { from, octets: octets.to_vec(), stride });
+    }
+
+    /// What the code has asked the kernel to keep, if anything.
+    pub fn kept(&self) -> Option<Kept> {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the code has sent since the last call.
     pub fn take(&self) -> Vec<Sent> {
-        std::mem::take(&mut lock(&self.0).from_code)
+        std::mem::take(&mut lock(&self.shared).from_code)
     }
 }
 
@@ -98,6 +109,11 @@ impl Outside for FakeOutside {
         lock(&self.shared).from_code.extend(batch.iter().map(|(route, datagram)| (route, datagram.to_vec())));
         batch.clear();
         sent
+    }
+
+    fn keep(&mut self, kept: &Kept, _marked: bool) -> io::Result<()> {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(*kept);
+        Ok(())
     }
 
     fn drops(&self) -> &Drops {

@@ -14,8 +14,12 @@ pub mod batch;
 pub mod clock;
 pub mod drops;
 pub mod fake;
+pub mod filter;
+pub mod icmp;
+pub mod linkwatch;
 mod mmsg;
 pub mod netlink;
+pub mod nftables;
 pub mod offload;
 pub mod packet;
 pub mod poll;
@@ -29,6 +33,8 @@ use std::os::fd::BorrowedFd;
 
 pub use batch::{Datagram, InnerBatch, RecvBatch, Route, SendBatch};
 pub use drops::{Drop, Drops};
+pub use filter::Kept;
+pub use linkwatch::LinkWatch;
 pub use offload::{Coalescer, Malformed, Offload, Segments, VirtioNetHdr};
 pub use poll::{Poller, Waker};
 pub use raw::EspSocket;
@@ -45,6 +51,9 @@ pub trait Outside: Send {
     /// Sends the whole batch and empties it; the number of datagrams that the kernel took. The others are counted
     /// in `drops`. Waits at most a few milliseconds for room in the send buffer.
     fn send(&mut self, batch: &mut SendBatch) -> usize;
+
+    /// Lets the kernel throw away what belongs to other segments. `marked`: IKE stands behind a marker here.
+    fn keep(&mut self, kept: &Kept, marked: bool) -> io::Result<()>;
 
     /// What was dropped since the start.
     fn drops(&self) -> &Drops;

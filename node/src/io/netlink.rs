@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use ipsec::policy::Network;
@@ -17,9 +18,14 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Marks routes as ours: `P`. Not among the numbers that /etc/iproute2/rt_protos gives away.
 pub const ROUTE_PROTOCOL: u8 = 80;
+
+/// How long an address may take until it is in use, and how often it is looked at.
+const IN_USE_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// A connection to the kernel of the network namespace in which it was opened.
 pub struct Netlink {
@@ -35,6 +41,8 @@ pub struct Link {
     /// `None` for a device without Ethernet addresses, such as a TUN.
     pub mac: Option<[u8; 6]>,
     pub up: bool,
+    /// The cable is in, and somebody is at its other end.
+    pub carrier: bool,
     pub mtu: u32,
 }
 
@@ -87,6 +95,13 @@ impl Netlink {
         }
     }
 
+    /// The MTU of the device with that number, in octets.
+    pub async fn mtu(&self, link: u32) -> Result<u32, NetlinkError> {
+        let found = self.handle.link().get().match_index(link).execute().try_next().await;
+        let found = found.map_err(|error| refused(format!("look up device {link}"), error))?;
+        Ok(found.map_or(0, |message| read_link(message).mtu))
+    }
+
     /// Sets the MTU in octets and takes the device up.
     pub async fn set_up(&self, link: u32, mtu: u32) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(link).mtu(mtu).up().build();
@@ -111,13 +126,44 @@ impl Netlink {
         Ok(messages.iter().filter_map(read_address).collect())
     }
 
-    /// Adds the address as a host address, without duplicate address detection.
+    /// Adds the address as a host address, without duplicate address detection, and waits until it is in use.
     pub async fn add_host_address(&self, link: u32, ip: IpAddr) -> Result<(), NetlinkError> {
         let mut request = self.handle.address().add(link, ip, host_prefix(ip)).replace();
         if ip.is_ipv6() {
             request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        request.execute().await.map_err(|error| refused(format!("add the address {ip}"), error))
+        request.execute().await.map_err(|error| refused(format!("add the address {ip}"), error))?;
+        if ip.is_ipv6() { self.until_local(ip).await } else { Ok(()) }
+    }
+
+    /// Linux makes the route by which an IPv6 address is its own from a work queue (`addrconf_dad_work`), also without
+    /// duplicate address detection: a moment after the address was acknowledged. Packets for it are turned away until
+    /// then, and no message tells of that moment.
+    async fn until_local(&self, ip: IpAddr) -> Result<(), NetlinkError> {
+        let deadline = Instant::now() + IN_USE_WITHIN;
+        loop {
+            if self.is_local(ip).await? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let source = io::ErrorKind::TimedOut.into();
+                return Err(NetlinkError { doing: format!("take the address {ip} into use"), source });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Whether packets for `ip` end in this host.
+    async fn is_local(&self, ip: IpAddr) -> Result<bool, NetlinkError> {
+        let message = match ip {
+            IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
+            IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+        };
+        match self.handle.route().get(message).execute().try_next().await {
+            Ok(found) => Ok(found.is_some_and(|route| route.header.kind == RouteType::Local)),
+            Err(error) if matches!(errno(&error), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
+            Err(error) => Err(refused(format!("look up the way to {ip}"), error)),
+        }
     }
 
     /// Removes a host address; one that is gone already is fine.
@@ -200,6 +246,7 @@ fn read_link(message: LinkMessage) -> Link {
         name: String::new(),
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         mtu: 0,
     };
     for attribute in message.attributes {

@@ -1,6 +1,7 @@
-//! A packet socket on one device: Ethernet frames of one kind, for answering ARP and neighbour discovery.
+//! A packet socket on one device: Ethernet frames of one kind, for answering ARP and neighbour discovery, and for tests
+//! of reception.
 //!
-//! The kernel filters: the socket wakes only for ARP requests, or only for neighbour solicitations. packet(7).
+//! The kernel filters: the socket wakes only for ARP, or only for neighbour discovery. packet(7).
 
 use std::io::{self, Read, Write};
 use std::mem;
@@ -18,7 +19,13 @@ pub enum Frames {
     Arp,
     /// ICMPv6 neighbour solicitations and advertisements without extension headers (RFC 4861, 4.3 and 4.4).
     Neighbour,
+    /// IP packets of `TEST_PROTOCOL`.
+    Test4,
+    Test6,
 }
+
+/// For experiments (RFC 3692, 2.1): no host has a use for it.
+pub const TEST_PROTOCOL: u8 = 253;
 
 /// Sends and receives Ethernet frames of one device.
 #[derive(Debug)]
@@ -87,7 +94,8 @@ impl PacketSocket {
 fn ethertype(frames: Frames) -> i32 {
     match frames {
         Frames::Arp => libc::ETH_P_ARP,
-        Frames::Neighbour => libc::ETH_P_IPV6,
+        Frames::Test4 => libc::ETH_P_IP,
+        Frames::Neighbour | Frames::Test6 => libc::ETH_P_IPV6,
     }
 }
 
@@ -119,6 +127,13 @@ fn filter(frames: Frames) -> Vec<SockFilter> {
         Frames::Arp => vec![
             SockFilter::new(LOAD_HALF, 0, 0, 12),
             SockFilter::new(JUMP_EQUAL, 0, 1, libc::ETH_P_ARP as u32),
+            accept,
+            reject,
+        ],
+        // The protocol, or the next header, behind 14 octets of Ethernet.
+        Frames::Test4 | Frames::Test6 => vec![
+            SockFilter::new(LOAD_BYTE, 0, 0, if frames == Frames::Test4 { 14 + 9 } else { 14 + 6 }),
+            SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(TEST_PROTOCOL)),
             accept,
             reject,
         ],

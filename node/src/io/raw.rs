@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use super::mmsg::Kind;
 use super::socket::{Bound, OpenError};
-use super::{Drops, Outside, RecvBatch, SendBatch};
+use super::{Drops, Kept, Outside, RecvBatch, SendBatch};
 
 /// A socket for protocol 50 of one service address. Ports in routes mean nothing here.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ impl Outside for EspSocket {
 
     fn send(&mut self, batch: &mut SendBatch) -> usize {
         self.0.send(batch)
+    }
+
+    fn keep(&mut self, kept: &Kept, marked: bool) -> io::Result<()> {
+        self.0.keep(kept, marked)
     }
 
     fn drops(&self) -> &Drops {

@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::batch::{RecvBatch, SendBatch};
 use super::drops::Drops;
+use super::filter::{self, Kept};
 use super::mmsg::{Kind, Receiver, Sender};
 
 /// Receive and send buffers in octets: 10 Gbit/s for 6 ms, as wireguard-go has it.
@@ -36,6 +37,7 @@ impl std::error::Error for OpenError {
 
 /// A bound socket with its arrays and counters.
 pub(super) struct Bound {
+    kind: Kind,
     socket: Socket,
     receiver: Receiver,
     sender: Sender,
@@ -64,12 +66,29 @@ impl Bound {
         })
     }
 
+    /// A socket that is open and bound already.
+    pub fn of(kind: Kind, socket: Socket) -> Bound {
+        Bound {
+            kind,
+            socket,
+            receiver: Receiver::new(kind),
+            sender: Sender::new(kind),
+            drops: Drops::default(),
+        }
+    }
+
     pub fn receive(&mut self, batch: &mut RecvBatch) -> io::Result<usize> {
         self.receiver.receive(self.socket.as_fd(), batch, &mut self.drops)
     }
 
     pub fn send(&mut self, batch: &mut SendBatch) -> usize {
         self.sender.send(self.socket.as_fd(), batch, &mut self.drops)
+    }
+
+    /// See `filter`.
+    pub fn keep(&self, kept: &Kept, marked: bool) -> io::Result<()> {
+        let ipv6 = self.socket.domain()? == Domain::IPV6;
+        self.socket.attach_filter(&filter::program(self.kind, ipv6, marked, kept))
     }
 
     pub fn socket(&self) -> &Socket {
@@ -117,7 +136,7 @@ fn open(kind: Kind, local: SocketAddr) -> io::Result<Bound> {
         socket.set_send_buffer_size(BUFFER_LEN)?;
     }
     socket.bind(&local.into())?;
-    Ok(Bound { socket, receiver: Receiver::new(kind), sender: Sender::new(kind), drops: Drops::default() })
+    Ok(Bound::of(kind, socket))
 }
 
 fn set(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {

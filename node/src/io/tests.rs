@@ -147,6 +147,27 @@ in_namespace! { an_address_that_does_not_exist_yet_can_be_bound {
     }
 }}
 
+// The kernel takes an IPv6 address into use a moment after it has acknowledged it.
+in_namespace! { an_address_is_in_use_when_it_was_added {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let device = TunDevice::open(&TunOptions::new("pontoon0", 1_400)).unwrap();
+    runtime.block_on(async {
+        let netlink = netlink::Netlink::open().unwrap();
+        let link = device.index().unwrap();
+        for round in 0..200 {
+            for host in ["2001:db8::1", "192.0.2.1"] {
+                let host: IpAddr = host.parse().unwrap();
+                netlink.add_host_address(link, host).await.unwrap();
+                let near = Plain::bind((host, 0)).unwrap();
+                near.send_to(b"to ourselves", near.local_addr().unwrap()).unwrap();
+                near.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+                assert!(near.recv_from(&mut [0; 20]).is_ok(), "{host} in round {round}");
+                netlink.remove_host_address(link, host).await.unwrap();
+            }
+        }
+    });
+}}
+
 in_namespace! { a_port_in_use_is_told_with_what_to_do {
     let local = SocketAddr::from(([127, 0, 0, 1], 4500));
     let _first = UdpSocket::open(local).unwrap();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::mmsg::Kind;
 use super::socket::{Bound, OpenError};
-use super::{Drops, Outside, RecvBatch, SendBatch};
+use super::{Drops, Kept, Outside, RecvBatch, SendBatch};
 
 /// A UDP socket of one service address and port.
 #[derive(Debug)]
@@ -44,6 +44,10 @@ impl Outside for UdpSocket {
         self.0.send(batch)
     }
 
+    fn keep(&mut self, kept: &Kept, marked: bool) -> io::Result<()> {
+        self.0.keep(kept, marked)
+    }
+
     fn drops(&self) -> &Drops {
         &self.0.drops
     }
@@ -61,5 +65,10 @@ impl UdpHandle {
     /// Sends one datagram, at once or not at all.
     pub fn send(&self, peer: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         self.0.send_to(datagram, peer).map(|_| ())
+    }
+
+    /// The same socket for a thread that sends batches.
+    pub fn sender(&self) -> io::Result<UdpSocket> {
+        Ok(UdpSocket(Bound::of(Kind::Udp, self.0.try_clone()?.into())))
     }
 }

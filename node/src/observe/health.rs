@@ -63,9 +63,12 @@ health_codes! {
     LogStopped, "log-stopped", Critical, "restart the node; if it stops again run `pontoon doctor` and look at the disk";
     DiskFull, "disk-full", Critical, "make room on the disk of data_dir";
     Steering, "steering", Critical, "do what the text says; then `pontoon doctor`";
+    SteeringFilter, "steering-filter", Critical, "the kernel did not take the packet filter of shared-mac: run `pontoon doctor`; restart the node";
+    SteeringReception, "steering-reception", Critical, "let the bridge or switch between the nodes pass what the text names, or choose announce";
     TunDown, "tun-down", Critical, "run `pontoon doctor`; restart the node";
-    OutsideDown, "outside-down", Critical, "set the device of [outside] up: ip link set DEVICE up";
+    CutOff, "cut-off", Critical, "look at the cable and the switch of the device; other nodes serve meanwhile";
     SegmentsUnowned, "segments-unowned", Critical, "start a node that is down, or `undrain` one";
+    SteeringSettings, "steering-settings", Warning, "set what the text says, also in /etc/sysctl.d/; then `pontoon doctor`";
     NotMember, "not-a-member", Warning, "make a cluster with `pontoon init`, or join one with `pontoon join`";
     NoSpare, "no-spare-node", Warning, "add nodes: with three voters one may fail";
     EvenVoters, "even-voters", Warning, "add a voter or make one a learner: an even number survives no more failures";
@@ -77,6 +80,7 @@ health_codes! {
     HalfOpenFlood, "half-open-flood", Warning, "somebody sends many IKE_SA_INIT: cookies are demanded; filter the sender";
     ActorRestarted, "actor-restarted", Warning, "a segment's actor stopped by a fault and was started again: report its log line";
     CapabilityMissing, "capability-missing", Warning, "start it with the unit of the package, which grants what it needs";
+    Lone, "no-spare", Info, "add nodes when a failure must not stop it: with three voters one may fail";
     MixedVersions, "mixed-versions", Info, "finish the upgrade: not all nodes run the same version";
     NoConfig, "no-configuration", Info, "pontoon config apply gateway.toml";
 }

@@ -64,6 +64,7 @@ pub struct Metrics {
     pub esp_relayed_packets: Counter,
     pub esp_block_waits: Counter,
     pub state_digest_mismatch: Gauge,
+    pub false_suspicions: Counter,
     raft_commit: Histogram,
     log_fsync: Histogram,
     ike_reply_wait: Histogram,
@@ -73,6 +74,7 @@ pub struct Metrics {
     esp_packets: Family<Label, Counter>,
     esp_bytes: Family<Label, Counter>,
     esp_dropped: Family<Label, Counter>,
+    link_refused: Family<Label, Counter>,
     queue_length: Family<Label, Gauge>,
     queue_dropped: Family<Label, Counter>,
     health: Family<Label, Gauge>,
@@ -109,6 +111,7 @@ impl Metrics {
             esp_relayed_packets: Counter::default(),
             esp_block_waits: Counter::default(),
             state_digest_mismatch: Gauge::default(),
+            false_suspicions: Counter::default(),
             raft_commit: Buckets.new_metric(),
             log_fsync: Buckets.new_metric(),
             ike_reply_wait: Buckets.new_metric(),
@@ -118,6 +121,7 @@ impl Metrics {
             esp_packets: Family::default(),
             esp_bytes: Family::default(),
             esp_dropped: Family::default(),
+            link_refused: Family::default(),
             queue_length: Family::default(),
             queue_dropped: Family::default(),
             health: Family::default(),
@@ -162,6 +166,11 @@ impl Metrics {
             .set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
+    /// Connections from other hosts that were refused or cut off.
+    pub fn link_refused(&self, reason: &'static str, connections: u64) {
+        self.link_refused.get_or_create(&[("reason", reason)]).inc_by(connections);
+    }
+
     pub fn queue_dropped(&self, queue: Queue, dropped: u64) {
         self.queue_dropped.get_or_create(&[("queue", queue.name())]).inc_by(dropped);
     }
@@ -204,6 +213,9 @@ impl Metrics {
         for queue in [Queue::Ike, Queue::Block, Queue::Tun, Queue::Outside, Queue::Log] {
             self.queue_length(queue, 0);
             self.queue_dropped(queue, 0);
+        }
+        for reason in raft::links::Refused::ALL {
+            self.link_refused(reason.label(), 0);
         }
         for &code in HealthCode::ALL {
             self.set_health(code, 0);
@@ -272,12 +284,22 @@ impl Metrics {
             "Times that packets waited for the next block of numbers",
             self.esp_block_waits.clone(),
         );
+        registry.register(
+            "link_refused",
+            "Connections between nodes that were refused, by reason",
+            self.link_refused.clone(),
+        );
         registry.register("queue_length", "Entries in a bounded queue", self.queue_length.clone());
         registry.register("queue_dropped", "Entries dropped at a full queue", self.queue_dropped.clone());
         registry.register(
             "state_digest_mismatch",
             "1 when nodes with the same applied index have different digests",
             self.state_digest_mismatch.clone(),
+        );
+        registry.register(
+            "false_suspicions",
+            "Times that this node found another silent, and heard the same process again",
+            self.false_suspicions.clone(),
         );
         registry.register("health", "1 for each health code that is raised", self.health.clone());
         self

@@ -17,9 +17,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::neighbour::{self, Mac};
-use super::{PROBE_TIME, Probe, SteeringError};
-use crate::io::netlink::Link;
+use super::neighbour::{self, Mac, Speaker};
+use super::{Device, Entitled, Mode, PROBE_TIME, Probe, SteeringError};
 use crate::io::packet::{FRAME_LEN_MAX, Frames, PacketSocket};
 
 const PROBES: u32 = 2;
@@ -64,19 +63,21 @@ struct Counts {
 }
 
 impl Answering {
-    pub(super) async fn start(
-        devices: &[(Link, Vec<IpAddr>)],
+    /// For the addresses of all devices of one mode.
+    pub(super) async fn start<'a>(
+        devices: impl Iterator<Item = &'a Device>,
         probe: Probe,
+        entitled: &Entitled,
     ) -> Result<Answering, SteeringError> {
         let counts = Arc::new(Counts::default());
         let mut voices = Vec::new();
-        for (link, ips) in devices {
+        for device in devices {
             for frames in [Frames::Arp, Frames::Neighbour] {
-                let ips: Vec<IpAddr> =
-                    ips.iter().copied().filter(|ip| ip.is_ipv4() == (frames == Frames::Arp)).collect();
+                let of_family = |ip: &IpAddr| ip.is_ipv4() == (frames == Frames::Arp);
+                let ips: Vec<IpAddr> = device.ips.iter().copied().filter(of_family).collect();
                 // A device without a MAC and with service addresses was refused before.
-                if let (false, Some(mac)) = (ips.is_empty(), link.mac) {
-                    voices.push(Voice::open(link, mac, ips, frames, counts.clone())?);
+                if let (false, Some(mac)) = (ips.is_empty(), device.link.mac) {
+                    voices.push(Voice::open(device, mac, ips, frames, counts.clone(), entitled.clone())?);
                 }
             }
         }
@@ -111,28 +112,38 @@ impl Drop for Answering {
 struct Voice {
     socket: PacketSocket,
     device: String,
+    mode: Mode,
     mac: Mac,
     ips: Vec<IpAddr>,
     counts: Arc<Counts>,
+    entitled: Entitled,
     defended: Option<Instant>,
 }
 
 impl Voice {
     fn open(
-        link: &Link,
+        device: &Device,
         mac: Mac,
         ips: Vec<IpAddr>,
         frames: Frames,
         counts: Arc<Counts>,
+        entitled: Entitled,
     ) -> Result<Voice, SteeringError> {
         let failed = |source| {
-            SteeringError::packet(format!("answer for the service address on {}", link.name), source)
+            SteeringError::packet(format!("answer for the service address on {}", device.link.name), source)
         };
-        let socket = PacketSocket::open(link.index, frames).map_err(failed)?;
+        let socket = PacketSocket::open(device.link.index, frames).map_err(failed)?;
         for group in ips.iter().filter_map(|ip| neighbour::question_group(*ip)) {
             socket.join(group).map_err(failed)?;
         }
-        Ok(Voice { socket, device: link.name.clone(), mac, ips, counts, defended: None })
+        if device.mode == Mode::SharedMac {
+            // The device lets frames to the shared address in as long as this socket lives.
+            for ip in &ips {
+                socket.join(neighbour::shared_mac(*ip)).map_err(failed)?;
+            }
+        }
+        let (device, mode) = (device.link.name.clone(), device.mode);
+        Ok(Voice { socket, device, mode, mac, ips, counts, entitled, defended: None })
     }
 
     /// An error when somebody else has one of the addresses, or is about to take it.
@@ -190,11 +201,20 @@ impl Voice {
         }
         if let Some(question) = heard.asks.filter(|asks| self.ips.contains(&asks.about))
             && question.by_mac != self.mac
-            && let Some(answer) = neighbour::answer(self.mac, question)
+            && (self.entitled)()
+            && let Some(answer) = neighbour::answer(self.speaker(question.about), question)
         {
             let result = self.socket.send(&answer).await;
             self.count(result, |counts| &counts.answered);
         }
+    }
+
+    fn speaker(&self, ip: IpAddr) -> Speaker {
+        let told = match self.mode {
+            Mode::SharedMac => neighbour::shared_mac(ip),
+            Mode::Announce | Mode::External => self.mac,
+        };
+        Speaker { own: self.mac, told }
     }
 
     async fn conflict(&mut self, (ip, by): (IpAddr, Mac)) {
@@ -208,7 +228,10 @@ impl Voice {
     }
 
     async fn announce(&self, ip: IpAddr) {
-        let result = self.socket.send(&neighbour::announcement(self.mac, ip)).await;
+        if !(self.entitled)() {
+            return;
+        }
+        let result = self.socket.send(&neighbour::announcement(self.speaker(ip), ip)).await;
         self.count(result, |counts| &counts.announced);
     }
 

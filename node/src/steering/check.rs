@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipsec::policy::Network;
 
-use super::{Config, ServiceAddress, Side, SteeringError};
+use super::{Config, MTU_MIN, Mode, RELAY_HEADERS_V4, RELAY_HEADERS_V6, ServiceAddress, Side, SteeringError};
 use crate::io::netlink::{Address, Link, Netlink};
 
 /// The device of that name. `setting` names where the name is configured.
@@ -16,34 +16,50 @@ pub(super) async fn device(
     netlink.link(name).await?.ok_or_else(|| SteeringError::NoDevice { device: name.to_owned(), setting })
 }
 
-/// The device of a side: up, Ethernet, with an own address of the node in the subnet of each service address, and
-/// the service addresses nowhere but on the TUN.
+/// The device of a side: up, and the service addresses nowhere but on the TUN. Where neighbours ask for them, also
+/// Ethernet, with an own address of the node in the subnet of each; these are given back.
 pub(super) async fn side(
     netlink: &Netlink,
     section: &'static str,
     side: &Side,
     tun: u32,
-) -> Result<Link, SteeringError> {
+) -> Result<(Link, Vec<IpAddr>), SteeringError> {
     let setting = if section == "outside" { "outside.device" } else { "inside.device" };
     let link = device(netlink, &side.device, setting).await?;
     if !link.up {
         return Err(SteeringError::DeviceDown { device: link.name });
     }
-    if link.mac.is_none() && !side.addresses.is_empty() {
+    let asked = side.mode != Mode::External;
+    if asked && link.mac.is_none() && !side.addresses.is_empty() {
         return Err(SteeringError::NotEthernet { device: link.name, section });
     }
     let addresses = netlink.addresses().await?;
+    let mut found = Vec::new();
     for service in &side.addresses {
         if let Some(own) = addresses.iter().find(|own| own.ip == service.ip && own.link != tun) {
             let on_this = own.link == link.index;
             let device = if on_this { link.name.clone() } else { format!("device {}", own.link) };
             return Err(SteeringError::AddressInstalled { ip: service.ip, device });
         }
-        if !addresses.iter().any(|own| own.link == link.index && in_subnet(service, own)) {
-            return Err(SteeringError::NoOwnAddress { device: link.name, service: *service });
+        match addresses.iter().find(|own| own.link == link.index && in_subnet(service, own)) {
+            Some(own) => found.push(own.ip),
+            None if asked => {
+                return Err(SteeringError::NoOwnAddress { device: link.name, service: *service });
+            }
+            None => {}
         }
     }
-    Ok(link)
+    Ok((link, found))
+}
+
+/// The longest inner packet that passes from node to node in one piece, over the link that has our address `own`. No
+/// limit where no device has it: then it is behind an address translation, or not there yet.
+//= CL-39
+pub(super) async fn inner_mtu(netlink: &Netlink, own: IpAddr) -> Result<u32, SteeringError> {
+    let addresses = netlink.addresses().await?;
+    let Some(address) = addresses.iter().find(|address| address.ip == own) else { return Ok(u32::MAX) };
+    let mtu = netlink.mtu(address.link).await?;
+    Ok(mtu.saturating_sub(if own.is_ipv6() { RELAY_HEADERS_V6 } else { RELAY_HEADERS_V4 }).max(MTU_MIN))
 }
 
 /// Networks that may be routed into the TUN without cutting the node off.

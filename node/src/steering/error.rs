@@ -33,6 +33,10 @@ pub enum SteeringError {
     NotPermitted { doing: String, capability: &'static str },
     /// The kernel refused.
     Netlink(NetlinkError),
+    /// The kernel's packet filter does not do what `shared-mac` needs.
+    Filter(io::Error),
+    /// A setting of the host makes `shared-mac` fail.
+    Setting(Advice),
     /// A packet socket did not work.
     Packet { doing: String, source: io::Error },
 }
@@ -55,7 +59,10 @@ impl SteeringError {
             SteeringError::AddressTaken { ip, .. } => {
                 Some(format!("give the other machine another address than {ip}, or change node.toml"))
             }
-            SteeringError::NotForwarding(advice) => Some(advice.fix.clone()),
+            SteeringError::NotForwarding(advice) | SteeringError::Setting(advice) => Some(advice.fix.clone()),
+            SteeringError::Filter(_) => {
+                Some("use a kernel with nf_tables (modprobe nf_tables), or steering = \"announce\"".into())
+            }
             SteeringError::DefaultRoute { .. } | SteeringError::Swallows { .. } => {
                 Some("name the networks behind the peer more narrowly in gateway.toml".into())
             }
@@ -63,6 +70,17 @@ impl SteeringError {
                 Some(format!("run as root, or with AmbientCapabilities={capability}"))
             }
             SteeringError::Netlink(_) | SteeringError::Packet { .. } => None,
+        }
+    }
+
+    /// Sorts an error of the packet filter.
+    pub(super) fn filter(source: io::Error) -> SteeringError {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => SteeringError::NotPermitted {
+                doing: "make a packet filter".into(),
+                capability: "CAP_NET_ADMIN",
+            },
+            _ => SteeringError::Filter(source),
         }
     }
 
@@ -110,7 +128,8 @@ impl fmt::Display for SteeringError {
                 write!(f, "the service address {ip} is in use on {device} by ")?;
                 write_mac(f, by)
             }
-            SteeringError::NotForwarding(advice) => write!(f, "{advice}"),
+            SteeringError::NotForwarding(advice) | SteeringError::Setting(advice) => write!(f, "{advice}"),
+            SteeringError::Filter(error) => write!(f, "cannot make the packet filter of shared-mac: {error}"),
             SteeringError::DefaultRoute { network } => {
                 write!(f, "{network} is everything: this node could reach nobody any more")
             }
@@ -130,7 +149,7 @@ impl std::error::Error for SteeringError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             SteeringError::Netlink(error) => Some(&error.source),
-            SteeringError::Packet { source, .. } => Some(source),
+            SteeringError::Packet { source, .. } | SteeringError::Filter(source) => Some(source),
             _ => None,
         }
     }

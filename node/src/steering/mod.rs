@@ -1,10 +1,14 @@
-//! How packets reach this node, mode `announce`: addresses, routes, and answers to "who has" (DESIGN, section 7).
+//! How packets reach this node: addresses, routes, and answers to "who has" (DESIGN, section 7).
 //!
 //! ```text
-//!              up                     set_networks                 hold
+//!              up                     Ways::set                    hold
 //!   addresses as /32 on the TUN   pool, remote -> TUN     answers ARP and ND on the devices,
 //!   TUN up, MTU                   the same as blackhole   tells the link that it is here now
 //!              down, crash            stays behind!                release
+//!
+//!   announce     one node answers with its own Ethernet address; the others have the address and are silent
+//!   shared-mac   all answer with one group address, so all are shown all; `filter` keeps what is ours
+//!   external     nobody answers: a router knows the nodes by their own addresses
 //! ```
 //!
 //! What opens traffic hangs on the TUN and vanishes with the process. What closes it, the blackhole routes, stays
@@ -18,37 +22,51 @@
 mod answer;
 mod check;
 mod error;
+mod filter;
 mod neighbour;
+mod reception;
 mod sysctl;
+mod ways;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ipsec::policy::Network;
 use tokio::runtime;
 
-use crate::io::netlink::{Link, Netlink, NetlinkError, Route, Via};
+use crate::datapath::relay;
+use crate::io::netlink::{Link, Netlink, NetlinkError};
+use crate::mesh;
 
 pub use answer::Answers;
 pub use error::SteeringError;
+pub use filter::Filter;
+pub use reception::Deaf;
 pub use sysctl::Advice;
+pub use ways::{METRIC_BLACKHOLE, METRIC_OPEN, Ways};
 
 use answer::Answering;
+use reception::Reception;
 
-/// What the TUN gets unless the configuration says otherwise: room for the outer headers within 1,500 octets.
+/// What the TUN gets at most: room for the outer headers within 1,500 octets.
 pub const MTU_DEFAULT: u32 = 1_400;
 
-/// Routes to the TUN win over the blackholes behind them, and both give way to what an administrator adds without a
-/// metric.
-pub const METRIC_OPEN: u32 = 50;
-pub const METRIC_BLACKHOLE: u32 = 4_000_000;
+/// The least that IPv6 wants of a link (RFC 8200, 5); a TUN of ours never gets less.
+const MTU_MIN: u32 = 1_280;
+
+/// What travels between nodes around an inner packet (CL-39): the headers of IP and UDP, the seal, our own.
+const RELAY_HEADERS_V4: u32 = 20 + 8 + (mesh::OVERHEAD + relay::frame::INNER_LEN) as u32;
+const RELAY_HEADERS_V6: u32 = RELAY_HEADERS_V4 + 20;
 
 /// What steering needs to know. The TUN exists already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub tun: String,
-    /// Of the TUN, in octets.
+    /// Of the TUN, in octets, if the link between the nodes has room for it.
     pub mtu: u32,
+    /// Our own address on that link.
+    pub between: Option<IpAddr>,
     pub outside: Side,
     pub inside: Side,
 }
@@ -58,6 +76,28 @@ pub struct Config {
 pub struct Side {
     pub device: String,
     pub addresses: Vec<ServiceAddress>,
+    pub mode: Mode,
+}
+
+/// How neighbours find the service addresses of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One node holds them, and passes on what is served elsewhere.
+    Announce,
+    /// All nodes answer with one Ethernet address, which is a group.
+    SharedMac,
+    /// Nobody asks: a router has the nodes as next hops.
+    External,
+}
+
+/// A device with the service addresses of one mode.
+#[derive(Debug)]
+struct Device {
+    link: Link,
+    mode: Mode,
+    ips: Vec<IpAddr>,
+    /// The node's own addresses in their subnets.
+    own: Vec<IpAddr>,
 }
 
 /// An address with the prefix of the link that it belongs to.
@@ -76,6 +116,10 @@ pub enum Probe {
     Skip,
 }
 
+/// Whether this node still has the right to the addresses, asked at the moment of each frame: what waited in a socket
+/// while the process was stopped must not be answered by a holder that is none any more.
+pub type Entitled = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// How long `Probe::Ask` listens for a stranger.
 pub const PROBE_TIME: Duration = Duration::from_millis(400);
 
@@ -85,62 +129,97 @@ pub struct Steering {
     /// `Some` until `down` or the drop takes it.
     installed: Option<Installed>,
     config: Config,
-    /// Devices that have service addresses, each once.
-    devices: Vec<(Link, Vec<IpAddr>)>,
+    /// Each once for a mode.
+    devices: Vec<Device>,
     answering: Option<Answering>,
-    advice: Vec<Advice>,
+    sharing: Option<Answering>,
+    receptions: Vec<Reception>,
+    /// Until it is asked for.
+    filter: Option<Filter>,
 }
 
 impl Steering {
     /// Checks the host, takes the TUN up and installs the service addresses on it. Nothing is answered for them
-    /// before `hold`. On an error no address is left.
-    pub async fn up(config: Config) -> Result<Steering, SteeringError> {
+    /// before `hold`. On an error no address is left. The routes are a matter of their own.
+    pub async fn up(config: Config) -> Result<(Steering, Ways), SteeringError> {
         let netlink = Netlink::open()?;
         let tun = check::device(&netlink, &config.tun, "inside.tun").await?;
-        let mut devices: Vec<(Link, Vec<IpAddr>)> = Vec::new();
+        let mut devices: Vec<Device> = Vec::new();
         for (section, side) in [("outside", &config.outside), ("inside", &config.inside)] {
-            let link = check::side(&netlink, section, side, tun.index).await?;
-            let ips = side.addresses.iter().map(|address| address.ip);
-            match devices.iter_mut().find(|(known, _)| known.index == link.index) {
-                Some((_, known)) => known.extend(ips),
-                None => devices.push((link, ips.collect())),
+            let (link, own) = check::side(&netlink, section, side, tun.index).await?;
+            let (mode, ips) = (side.mode, side.addresses.iter().map(|address| address.ip));
+            match devices.iter_mut().find(|known| (known.link.index, known.mode) == (link.index, mode)) {
+                Some(known) => {
+                    known.ips.extend(ips);
+                    known.own.extend(own);
+                }
+                None => devices.push(Device { link, mode, ips: ips.collect(), own }),
             }
         }
-        let advice = sysctl::check(&config)?;
-        let ips = devices.iter().flat_map(|(_, ips)| ips.iter().copied()).collect();
-        let installed = Installed { netlink, tun: tun.index, ips, networks: Vec::new() };
-        if let Err(error) = installed.add_addresses(config.mtu).await {
+        sysctl::check(&config)?;
+        let shared = devices.iter().filter(|device| device.mode == Mode::SharedMac);
+        let shared: BTreeSet<u32> = shared.map(|device| device.link.index).collect();
+        let filter = match shared.is_empty() {
+            true => None,
+            false => Some(Filter::open(&shared).map_err(SteeringError::filter)?),
+        };
+        let ips = devices.iter().flat_map(|device| device.ips.iter().copied()).collect();
+        let ways = Ways::new(Netlink::open()?, tun.index, config.clone());
+        let installed = Installed { netlink, tun: tun.index, ips };
+        let mtu = match config.between {
+            Some(own) => config.mtu.min(check::inner_mtu(&installed.netlink, own).await?),
+            None => config.mtu,
+        };
+        if let Err(error) = installed.add_addresses(mtu).await {
             installed.remove().await;
             return Err(error.into());
         }
-        Ok(Steering { installed: Some(installed), config, devices, answering: None, advice })
+        let steering = Steering {
+            installed: Some(installed),
+            config,
+            devices,
+            answering: None,
+            sharing: None,
+            receptions: Vec::new(),
+            filter,
+        };
+        Ok((steering, ways))
     }
 
-    /// Settings of the host that work for one node but not for several, with what to do.
-    pub fn advice(&self) -> &[Advice] {
-        &self.advice
+    /// Settings of the host, as they are now, that work for one node but not for several, with what to do.
+    pub fn advice(&self) -> Vec<Advice> {
+        sysctl::advice(&self.config)
     }
 
-    /// Routes these networks (pools, and what is behind peers) into the TUN, and nowhere when the TUN is gone. Routes
-    /// of ours to other networks, also those that an earlier process left behind, are removed.
-    pub async fn set_networks(&mut self, networks: &[Network]) -> Result<(), SteeringError> {
-        let Some(installed) = &mut self.installed else { return Ok(()) };
-        check::networks(&installed.netlink, networks, &self.config).await?;
-        sysctl::check_forwarding(&self.config, networks.iter().map(|network| network.address))?;
-        Ok(installed.set_networks(networks).await?)
-    }
-
-    pub fn networks(&self) -> &[Network] {
-        self.installed.as_ref().map_or(&[], |installed| &installed.networks)
-    }
-
-    /// Answers for the service addresses from now on, and tells the link so: gratuitous ARP, unsolicited neighbour
-    /// advertisements.
-    pub async fn hold(&mut self, probe: Probe) -> Result<(), SteeringError> {
+    /// Mode `announce`: answers for the service addresses from now on, and tells the link so: gratuitous ARP,
+    /// unsolicited neighbour advertisements.
+    pub async fn hold(&mut self, probe: Probe, entitled: Entitled) -> Result<(), SteeringError> {
         if self.answering.is_none() {
-            self.answering = Some(Answering::start(&self.devices, probe).await?);
+            self.answering = Some(Answering::start(self.of(Mode::Announce), probe, &entitled).await?);
         }
         Ok(())
+    }
+
+    /// Mode `shared-mac`: answers for the service addresses from now on, as every node does.
+    pub async fn share(&mut self, entitled: Entitled) -> Result<(), SteeringError> {
+        if self.sharing.is_none() {
+            let mut receptions = Vec::new();
+            for device in self.of(Mode::SharedMac) {
+                receptions.extend(Reception::start(device)?);
+            }
+            self.receptions = receptions;
+            self.sharing = Some(Answering::start(self.of(Mode::SharedMac), Probe::Skip, &entitled).await?);
+        }
+        Ok(())
+    }
+
+    /// The filter of mode `shared-mac`, for whoever knows what is served here. It goes with its last owner.
+    pub fn take_filter(&mut self) -> Option<Filter> {
+        self.filter.take()
+    }
+
+    fn of(&self, mode: Mode) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter(move |device| device.mode == mode)
     }
 
     /// Stops answering. Another node announces itself then; the link is told nothing by us.
@@ -153,21 +232,23 @@ impl Steering {
         self.answering.as_ref().map(Answering::answers)
     }
 
-    /// Stops answering, removes addresses and routes into the TUN. The blackholes stay.
+    /// Where frames to a shared address do not arrive. Means something only while another node sends them.
+    pub fn deaf(&self) -> Vec<Deaf> {
+        self.receptions.iter().filter_map(Reception::deaf).collect()
+    }
+
+    /// The same of `share`.
+    pub fn shared(&self) -> Option<Answers> {
+        self.sharing.as_ref().map(Answering::answers)
+    }
+
+    /// Stops answering and removes the addresses.
     pub async fn down(mut self) {
-        self.answering = None;
+        (self.answering, self.sharing) = (None, None);
+        self.receptions.clear();
         if let Some(installed) = self.installed.take() {
             installed.remove().await;
         }
-    }
-
-    /// Removes every route of ours, the blackholes too: this node leaves the cluster for good. Works without `up`.
-    pub async fn purge() -> Result<(), SteeringError> {
-        let netlink = Netlink::open()?;
-        for route in netlink.routes().await? {
-            netlink.remove_route(route).await?;
-        }
-        Ok(())
     }
 }
 
@@ -186,7 +267,6 @@ struct Installed {
     netlink: Netlink,
     tun: u32,
     ips: Vec<IpAddr>,
-    networks: Vec<Network>,
 }
 
 impl Installed {
@@ -198,39 +278,17 @@ impl Installed {
         Ok(())
     }
 
-    async fn set_networks(&mut self, networks: &[Network]) -> Result<(), NetlinkError> {
-        self.networks = networks.to_vec();
-        let closing: Vec<_> = self.routes(METRIC_BLACKHOLE, Via::Blackhole).collect();
-        let opening: Vec<_> = self.routes(METRIC_OPEN, Via::Link(self.tun)).collect();
-        // Close before opening; and take away what opens before what closes.
-        for route in closing.iter().chain(&opening) {
-            self.netlink.add_route(*route).await?;
-        }
-        let mut stale = self.netlink.routes().await?;
-        stale.retain(|route| !closing.contains(route) && !opening.contains(route));
-        stale.sort_by_key(|route| route.via == Via::Blackhole);
-        for route in stale {
-            self.netlink.remove_route(route).await?;
-        }
-        Ok(())
-    }
-
-    /// All but the blackholes. Goes on after an error: nobody can be given one on the way out, but nothing is hidden.
+    /// Goes on after an error.
     async fn remove(&self) {
-        let told = |result: Result<(), NetlinkError>| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "steering is not cleaned up completely");
-            }
-        };
-        for route in self.routes(METRIC_OPEN, Via::Link(self.tun)) {
-            told(self.netlink.remove_route(route).await);
-        }
         for ip in &self.ips {
             told(self.netlink.remove_host_address(self.tun, *ip).await);
         }
     }
+}
 
-    fn routes(&self, metric: u32, via: Via) -> impl Iterator<Item = Route> {
-        self.networks.iter().map(move |&to| Route { to, via, metric })
+/// On the way out nobody can be given an error, but nothing is hidden.
+fn told(result: Result<(), NetlinkError>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "steering is not cleaned up completely");
     }
 }

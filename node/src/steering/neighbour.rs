@@ -15,6 +15,30 @@ use crate::io::offload::Sum;
 
 pub(super) type Mac = [u8; 6];
 
+/// Who speaks: its own Ethernet address, and the one that it says the service address has. They differ where all nodes
+/// share one (`shared-mac`): a bridge must not learn a group as the place of one of its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Speaker {
+    pub(super) own: Mac,
+    pub(super) told: Mac,
+}
+
+/// The Ethernet address that all nodes answer with for `ip` in `shared-mac`: a group, so that a switch shows its frames
+/// to all. Made as groups are (RFC 1112, 6.4; RFC 2464, 7) of an address that is none; one bit is set so that the
+/// well-known groups, to which every host listens, are left alone.
+pub(super) fn shared_mac(ip: IpAddr) -> Mac {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [_, a, b, c] = ip.octets();
+            [0x01, 0x00, 0x5e, 0x40 | a & 0x3f, b, c]
+        }
+        IpAddr::V6(ip) => {
+            let [.., a, b, c, d] = ip.octets();
+            [0x33, 0x33, 0x40 | a & 0x3f, b, c, d]
+        }
+    }
+}
+
 /// What a frame says, as far as it concerns us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
@@ -67,7 +91,7 @@ pub(super) fn hear(frame: &[u8]) -> Heard {
 }
 
 /// The answer to a question, by the holder of what it is about.
-pub(super) fn answer(mac: Mac, question: Question) -> Option<Vec<u8>> {
+pub(super) fn answer(speaker: Speaker, question: Question) -> Option<Vec<u8>> {
     match (question.about, question.by) {
         (IpAddr::V4(about), by) => {
             let by = match by {
@@ -75,27 +99,27 @@ pub(super) fn answer(mac: Mac, question: Question) -> Option<Vec<u8>> {
                 None => Ipv4Addr::UNSPECIFIED,
                 Some(IpAddr::V6(_)) => return None,
             };
-            Some(arp(question.by_mac, ARP_REPLY, (mac, about), (question.by_mac, by)))
+            Some(arp(speaker, question.by_mac, ARP_REPLY, about, (question.by_mac, by)))
         }
         (IpAddr::V6(about), Some(IpAddr::V6(by))) => {
             let flags = FLAG_ROUTER | FLAG_SOLICITED | FLAG_OVERRIDE;
-            Some(advertisement(mac, about, question.by_mac, by, flags))
+            Some(advertisement(speaker, about, question.by_mac, by, flags))
         }
         // Whoever probes has no address yet: all nodes are told (RFC 4861, 7.2.4).
         (IpAddr::V6(about), None) => {
             let flags = FLAG_ROUTER | FLAG_OVERRIDE;
-            Some(advertisement(mac, about, multicast_mac(ALL_NODES), ALL_NODES, flags))
+            Some(advertisement(speaker, about, multicast_mac(ALL_NODES), ALL_NODES, flags))
         }
         (IpAddr::V6(_), Some(IpAddr::V4(_))) => None,
     }
 }
 
 /// Tells everybody on the link that `ip` is here now (RFC 5227, 2.3; RFC 4861, 7.2.6).
-pub(super) fn announcement(mac: Mac, ip: IpAddr) -> Vec<u8> {
+pub(super) fn announcement(speaker: Speaker, ip: IpAddr) -> Vec<u8> {
     match ip {
-        IpAddr::V4(ip) => arp(BROADCAST, ARP_REQUEST, (mac, ip), ([0; 6], ip)),
+        IpAddr::V4(ip) => arp(speaker, BROADCAST, ARP_REQUEST, ip, ([0; 6], ip)),
         IpAddr::V6(ip) => {
-            advertisement(mac, ip, multicast_mac(ALL_NODES), ALL_NODES, FLAG_ROUTER | FLAG_OVERRIDE)
+            advertisement(speaker, ip, multicast_mac(ALL_NODES), ALL_NODES, FLAG_ROUTER | FLAG_OVERRIDE)
         }
     }
 }
@@ -103,7 +127,10 @@ pub(super) fn announcement(mac: Mac, ip: IpAddr) -> Vec<u8> {
 /// Asks whether anybody has `ip`, without saying that we want it (RFC 5227, 2.1.1; RFC 4862, 5.4.2).
 pub(super) fn probe(mac: Mac, ip: IpAddr) -> Vec<u8> {
     match ip {
-        IpAddr::V4(ip) => arp(BROADCAST, ARP_REQUEST, (mac, Ipv4Addr::UNSPECIFIED), ([0; 6], ip)),
+        IpAddr::V4(ip) => {
+            let speaker = Speaker { own: mac, told: mac };
+            arp(speaker, BROADCAST, ARP_REQUEST, Ipv4Addr::UNSPECIFIED, ([0; 6], ip))
+        }
         IpAddr::V6(ip) => {
             let group = solicited_node(ip);
             let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
@@ -219,26 +246,26 @@ fn link_layer_options(mut rest: &[u8]) -> Option<LinkLayerOptions> {
     Some(options)
 }
 
-fn arp(to: Mac, operation: [u8; 2], sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
+fn arp(speaker: Speaker, to: Mac, operation: [u8; 2], sender: Ipv4Addr, target: (Mac, Ipv4Addr)) -> Vec<u8> {
     let mut frame = Vec::with_capacity(ETHERNET_LEN + ARP_LEN);
     frame.extend_from_slice(&to);
-    frame.extend_from_slice(&sender.0);
+    frame.extend_from_slice(&speaker.own);
     frame.extend_from_slice(&ETHERTYPE_ARP);
     frame.extend_from_slice(&ARP_HEAD);
     frame.extend_from_slice(&operation);
-    frame.extend_from_slice(&sender.0);
-    frame.extend_from_slice(&sender.1.octets());
+    frame.extend_from_slice(&speaker.told);
+    frame.extend_from_slice(&sender.octets());
     frame.extend_from_slice(&target.0);
     frame.extend_from_slice(&target.1.octets());
     frame
 }
 
-fn advertisement(mac: Mac, about: Ipv6Addr, to_mac: Mac, to: Ipv6Addr, flags: u8) -> Vec<u8> {
+fn advertisement(speaker: Speaker, about: Ipv6Addr, to_mac: Mac, to: Ipv6Addr, flags: u8) -> Vec<u8> {
     let mut message = vec![ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
     message.extend_from_slice(&about.octets());
     message.extend_from_slice(&[TARGET_LINK_LAYER, 1]);
-    message.extend_from_slice(&mac);
-    icmpv6(mac, to_mac, about, to, message)
+    message.extend_from_slice(&speaker.told);
+    icmpv6(speaker.own, to_mac, about, to, message)
 }
 
 fn icmpv6(from_mac: Mac, to_mac: Mac, from: Ipv6Addr, to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
@@ -293,6 +320,7 @@ mod tests {
     use super::*;
 
     const OURS: Mac = [2, 0, 0, 0, 0, 1];
+    const WE: Speaker = Speaker { own: OURS, told: OURS };
     const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
 
     fn ip(text: &str) -> IpAddr {
@@ -321,13 +349,13 @@ mod tests {
         let question = Question { about: ip("192.0.2.1"), by: Some(ip("192.0.2.50")), by_mac: THEIRS };
         assert_eq!(heard.asks, Some(question));
         assert_eq!(heard.claims, Some((ip("192.0.2.50"), THEIRS)));
-        let reply = answer(OURS, question).unwrap();
+        let reply = answer(WE, question).unwrap();
         let expected = "02000000000202000000000108060001080006040002\
                         020000000001c0000201020000000002c0000232";
         assert_eq!(hex::encode(&reply), expected);
         let claim = Heard { asks: None, claims: Some((ip("192.0.2.1"), OURS)) };
         assert_eq!(hear(&reply), claim);
-        assert_eq!(hear(&announcement(OURS, ip("192.0.2.1"))), claim);
+        assert_eq!(hear(&announcement(WE, ip("192.0.2.1"))), claim);
     }
 
     #[test]
@@ -344,16 +372,35 @@ mod tests {
         let heard = hear(&solicitation("2001:db8::50", "2001:db8::1"));
         let question = Question { about: ip("2001:db8::1"), by: Some(ip("2001:db8::50")), by_mac: THEIRS };
         assert_eq!(heard, Heard { asks: Some(question), claims: None });
-        let reply = answer(OURS, question).unwrap();
+        let reply = answer(WE, question).unwrap();
         assert_eq!(reply[..6], THEIRS);
         assert_eq!(reply[58] & 0xe0, FLAG_ROUTER | FLAG_SOLICITED | FLAG_OVERRIDE);
         let claim = Heard { asks: None, claims: Some((ip("2001:db8::1"), OURS)) };
         assert_eq!(hear(&reply), claim);
-        assert_eq!(hear(&announcement(OURS, ip("2001:db8::1"))), claim);
-        let to_all = answer(OURS, Question { by: None, ..question }).unwrap();
+        assert_eq!(hear(&announcement(WE, ip("2001:db8::1"))), claim);
+        let to_all = answer(WE, Question { by: None, ..question }).unwrap();
         assert_eq!(to_all[..6], [0x33, 0x33, 0, 0, 0, 1]);
         assert_eq!(to_all[58] & FLAG_SOLICITED, 0);
         assert_eq!(hear(&to_all), claim);
+    }
+
+    #[test]
+    fn a_shared_address_is_told_by_a_station_and_is_no_claim() {
+        for (address, shared) in [
+            ("192.0.2.1", [0x01, 0x00, 0x5e, 0x40, 2, 1]),
+            ("10.255.255.255", [0x01, 0x00, 0x5e, 0x7f, 255, 255]),
+            ("2001:db8::1", [0x33, 0x33, 0x40, 0, 0, 1]),
+            ("2001:db8::ff12:3456", [0x33, 0x33, 0x7f, 0x12, 0x34, 0x56]),
+        ] {
+            assert_eq!(shared_mac(ip(address)), shared, "{address}");
+            let speaker = Speaker { own: OURS, told: shared };
+            let question = Question { about: ip(address), by: None, by_mac: THEIRS };
+            for frame in [announcement(speaker, ip(address)), answer(speaker, question).unwrap()] {
+                assert_eq!(frame[6..12], OURS);
+                assert!(frame.windows(6).any(|octets| octets == shared));
+                assert_eq!(hear(&frame).claims, None, "the other nodes are no rivals");
+            }
+        }
     }
 
     #[test]
@@ -365,7 +412,7 @@ mod tests {
     /// Each line is one check of RFC 4861, 7.1.1, or one of ARP's own.
     #[test]
     fn frames_that_are_not_what_they_seem_say_nothing() {
-        let arp = announcement(OURS, ip("192.0.2.1"));
+        let arp = announcement(WE, ip("192.0.2.1"));
         let ns = solicitation("2001:db8::50", "2001:db8::1");
         for (what, frame, at, octet) in [
             ("not Ethernet", &arp, 15, 6),

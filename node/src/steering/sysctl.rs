@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 
-use super::{Config, SteeringError};
+use super::{Config, Mode, SteeringError};
 
 /// A setting that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,10 +25,41 @@ impl fmt::Display for Advice {
     }
 }
 
-/// An error for what cannot work, a list of what will not work with more than one node.
-pub(super) fn check(config: &Config) -> Result<Vec<Advice>, SteeringError> {
+/// An error for what cannot work.
+pub(super) fn check(config: &Config) -> Result<(), SteeringError> {
     check_forwarding(config, config.inside.addresses.iter().map(|address| address.ip))?;
-    Ok(advise(config, &read))
+    check_shared(config, &read).map_or(Ok(()), |advice| Err(SteeringError::Setting(advice)))
+}
+
+/// With one Ethernet address for all, a node that gives its own away breaks them all, and a kernel that wants no
+/// packets in group frames receives none.
+fn check_shared(config: &Config, read: Read<'_>) -> Option<Advice> {
+    let sides = [&config.outside, &config.inside];
+    let shared = || sides.into_iter().filter(|side| side.mode == Mode::SharedMac);
+    let mut deaf = shared().flat_map(|side| ["ipv4", "ipv6"].map(|family| (family, &side.device)));
+    let deaf = deaf.find_map(|(family, device)| {
+        let key = format!("net.{family}.conf.{}.drop_unicast_in_l2_multicast", escaped(device));
+        let found = read(&key).max(read(&format!("net.{family}.conf.all.drop_unicast_in_l2_multicast")));
+        found.filter(|found| *found != 0).map(|found| Advice {
+            fix: format!("sysctl -w {key}=0"),
+            key,
+            found,
+            why: "frames to the shared Ethernet address are dropped",
+        })
+    });
+    deaf.or_else(|| {
+        let gives_away =
+            |advice: &Advice| advice.key.ends_with("arp_ignore") || advice.key.ends_with("arp_announce");
+        let of_shared = |advice: &Advice| {
+            shared().any(|side| advice.key.contains(&format!(".{}.", escaped(&side.device))))
+        };
+        advise(config, read).into_iter().find(|advice| gives_away(advice) && of_shared(advice))
+    })
+}
+
+/// What will not work with more than one node.
+pub(super) fn advice(config: &Config) -> Vec<Advice> {
+    advise(config, &read)
 }
 
 /// Packets of the families of these addresses must be forwarded.
@@ -133,8 +164,14 @@ mod tests {
     use crate::steering::Side;
 
     fn config() -> Config {
-        let side = |device: &str| Side { device: device.into(), addresses: Vec::new() };
-        Config { tun: "pontoon0".into(), mtu: 1_400, outside: side("eth0.5"), inside: side("eth1") }
+        let side = |device: &str| Side { device: device.into(), addresses: Vec::new(), mode: Mode::Announce };
+        Config {
+            tun: "pontoon0".into(),
+            mtu: 1_400,
+            between: None,
+            outside: side("eth0.5"),
+            inside: side("eth1"),
+        }
     }
 
     fn keys(advice: Vec<Advice>) -> Vec<String> {
@@ -155,6 +192,25 @@ mod tests {
         let only_eth1 = |key: &str| Some(u32::from(key.contains("eth1")));
         let advice = missing_forwarding(&config(), true, false, &only_eth1).unwrap();
         assert_eq!(advice.key, "net.ipv4.conf.pontoon0.forwarding");
+    }
+
+    #[test]
+    fn a_shared_address_needs_more() {
+        let shared = Config { inside: Side { mode: Mode::SharedMac, ..config().inside }, ..config() };
+        let host = |settings: &'static [(&str, u32)]| {
+            move |key: &str| {
+                Some(settings.iter().find(|(known, _)| *known == key).map_or(0, |(_, value)| *value))
+            }
+        };
+        const GOOD: [(&str, u32); 2] =
+            [("net.ipv4.conf.eth1.arp_ignore", 1), ("net.ipv4.conf.eth1.arp_announce", 2)];
+        assert_eq!(check_shared(&shared, &host(&GOOD)), None);
+        let key = |advice: Option<Advice>| advice.unwrap().key;
+        assert_eq!(key(check_shared(&shared, &host(&GOOD[..1]))), GOOD[1].0);
+        assert_eq!(key(check_shared(&shared, &host(&GOOD[1..]))), GOOD[0].0);
+        let deaf = host(&[("net.ipv6.conf.all.drop_unicast_in_l2_multicast", 1)]);
+        assert_eq!(key(check_shared(&shared, &deaf)), "net.ipv6.conf.eth1.drop_unicast_in_l2_multicast");
+        assert_eq!(check_shared(&config(), &deaf), None, "nothing is shared");
     }
 
     #[test]

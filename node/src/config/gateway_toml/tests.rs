@@ -91,6 +91,7 @@ pool   = "staff"
 [connections.alpha.children.net]
 local_ts = "0.0.0.0/0"
 rekey    = "2h"
+replay   = "strict"
 [secrets.all]
 ids = ["*"]
 psk = "a pre-shared key in the file"
@@ -99,7 +100,7 @@ psk = "a pre-shared key in the file"
         told(text),
         [
             "12:10 advice: connection \"zulu\" has no dpd: a dead peer is noticed only at rekey",
-            "30:1 secret: a secret stands in the file itself",
+            "31:1 secret: a secret stands in the file itself",
         ]
     );
     let gateway = compile(&source(text), 1).unwrap();
@@ -108,8 +109,9 @@ psk = "a pre-shared key in the file"
     let zulu = &gateway.connections[0];
     assert_eq!((zulu.ike.len(), zulu.unique, zulu.dpd_ms, zulu.rekey_ms), (2, Unique::Never, 0, 5_400_000));
     assert_eq!(zulu.children[0].rekey_bytes, 5 << 30);
-    assert_eq!(zulu.children[0].remote_ts, []);
-    assert_eq!(gateway.connections[1].children[0].rekey_after_ms, 7_200_000);
+    assert_eq!((zulu.children[0].remote_ts.len(), zulu.children[0].strict_replay), (0, false));
+    let child = &gateway.connections[1].children[0];
+    assert_eq!((child.rekey_after_ms, child.strict_replay), (7_200_000, true));
     assert_eq!(gateway.pool("staff").unwrap().addresses.len(), 2);
 }
 
@@ -129,7 +131,6 @@ remote = { id = "*", auth = "eap-mschapv2" }
 pool   = "staff"
 [connections.staff.children.net]
 local_ts = ["10.10.0.0/24"]
-replay   = "strict"
 [connections.branch]
 local  = { id = "gw", auth = "psk" }
 remote = { address = "198.51.100.40", id = "branch1", auth = "psk" }
@@ -150,9 +151,8 @@ eap  = { file = "alice.pw" }
             "6:14 not-built: [authorities.corp] is not built yet",
             "9:42 not-built: auth = \"cert\" is not built yet",
             "10:29 not-built: auth = \"eap-mschapv2\" is not built yet",
-            "14:12 not-built: replay = \"strict\" is not built yet",
-            "18:10 not-built: start = \"trap\" is not built yet",
-            "27:1 not-built: eap in [secrets.alice] is not built yet",
+            "17:10 not-built: start = \"trap\" is not built yet",
+            "26:1 not-built: eap in [secrets.alice] is not built yet",
         ]
     );
 }

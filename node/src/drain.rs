@@ -1,0 +1,105 @@
+//! Takes all segments off a node, for its rest or its end: the log says that it drains, the leader moves, we wait.
+
+use std::time::Duration;
+
+use raft::Cluster;
+use raft::state::{Command, Draining, NodeId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::asks::Asks;
+use crate::fault::Fault;
+use crate::figures::{self, Wanted};
+
+/// How often it is looked whether it is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How often it is looked whether anybody is left to take them.
+const HOPE_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long the successors may take to apply what they own already.
+const APPLIED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a drain has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Segments that it owned before.
+    pub segments: usize,
+    pub took: Duration,
+}
+
+/// Drains `node` and returns when it owns nothing and its successors have applied that. After `within` the drain goes on
+/// by itself.
+pub async fn drain(
+    cluster: &Cluster,
+    asks: &Asks,
+    node: NodeId,
+    draining: Draining,
+    within: Duration,
+) -> Result<Drained, Fault> {
+    let begun = Instant::now();
+    let segments = owned(cluster, node);
+    if segments > 0 {
+        somebody_can_take_them(cluster, asks, node).await?;
+    }
+    crate::backend::propose(cluster, Command::SetDraining { node, draining }).await?;
+    let late = || {
+        let left = owned(cluster, node);
+        Fault::timed_out(format!("{} still owns {left} of {segments} segments", name(cluster, node)))
+            .why("the drain goes on")
+            .attempt("pontoon wait --for drained   (on that node)")
+            .attempt(format!("pontoon undrain {}", name(cluster, node)))
+    };
+    tokio::select! {
+        done = timeout_at(begun + within, until_drained(cluster, asks, node)) => done.map_err(|_| late())?,
+        fault = until_hopeless(cluster, asks, node) => return Err(fault),
+    }
+    Ok(Drained { segments, took: begun.elapsed() })
+}
+
+/// Returns when `node` owns nothing and every node that is up has applied that.
+pub async fn until_drained(cluster: &Cluster, asks: &Asks, node: NodeId) {
+    while owned(cluster, node) > 0 {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let wanted = Wanted { applied: cluster.state().applied(), ..Wanted::default() };
+    figures::gather(cluster, asks, &wanted, APPLIED_WITHIN).await;
+}
+
+/// Returns when the others have gone too, or drain too: as when all nodes are stopped together.
+async fn until_hopeless(cluster: &Cluster, asks: &Asks, node: NodeId) -> Fault {
+    loop {
+        tokio::time::sleep(HOPE_AGAIN).await;
+        if owned(cluster, node) > 0
+            && let Err(fault) = somebody_can_take_them(cluster, asks, node).await
+        {
+            return fault;
+        }
+    }
+}
+
+async fn somebody_can_take_them(cluster: &Cluster, asks: &Asks, node: NodeId) -> Result<(), Fault> {
+    let up = figures::gather(cluster, asks, &Wanted::default(), figures::WITHIN).await;
+    let (state, voters) = (cluster.state(), cluster.status().voters);
+    let takes = |member: &raft::state::Member| {
+        member.id != node
+            && member.draining == Draining::No
+            && voters.contains(&member.id)
+            && up.contains_key(&member.id)
+    };
+    if state.members().iter().any(takes) {
+        return Ok(());
+    }
+    Err(Fault::failed(format!("nobody can take the segments of {}", name(cluster, node)))
+        .why("no other voter is up and takes segments")
+        .attempt("pontoon members   (which are down, or drain too?)")
+        .attempt("add a node:  pontoon token create, then pontoon join on it"))
+}
+
+pub fn owned(cluster: &Cluster, node: NodeId) -> usize {
+    cluster.state().segments().owned_by(node).count()
+}
+
+fn name(cluster: &Cluster, node: NodeId) -> String {
+    let state = cluster.state();
+    state.members().get(node).map_or_else(|| node.to_string(), |member| member.name.clone())
+}
