@@ -1,5 +1,5 @@
 //! The developer's commands: `cargo verify`, `cargo fix-all`, `cargo netns`, `cargo spec`,
-//! `cargo bench`.
+//! `cargo bench`, `cargo model`.
 //!
 //! The aliases are in `.cargo/config.toml`. Exit code 0 when all is well, 1 when not, 2 for a wrong command line.
 #![forbid(unsafe_code)]
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::outcome::{Context, Result, Stop};
 use testbed::world::sandbox;
-use testbed::{bench, scenarios, spec, verify};
+use testbed::{bench, model, scenarios, spec, verify};
 
 #[derive(Parser, Debug)]
 #[command(name = "testbed", about = "Checks, scenarios and figures of pontoon")]
@@ -35,6 +35,9 @@ enum Command {
         /// Only name them
         #[arg(long)]
         list: bool,
+        /// At their full size: hours, where `cargo verify` takes minutes
+        #[arg(long)]
+        full: bool,
         /// The program under test is built already
         #[arg(long, hide = true)]
         built: bool,
@@ -44,7 +47,7 @@ enum Command {
     },
     /// Figures: those of these names, or all
     Bench {
-        /// setup, commit, throughput, gap, memory
+        /// setup, commit, throughput, gap, memory, handover, download, alarms, ha
         names: Vec<String>,
         /// Some seconds each: to see whether it works, not to quote
         #[arg(long)]
@@ -55,6 +58,12 @@ enum Command {
         /// Also write the figures to this file
         #[arg(long)]
         json: Option<PathBuf>,
+    },
+    /// Every reachable state of the protocol, and what breaks without each of its rules
+    Model {
+        /// Only as far as the tests go: some seconds
+        #[arg(long)]
+        quick: bool,
     },
     /// Which requirement has code, which has a test
     Spec {
@@ -85,7 +94,7 @@ fn run(command: Command) -> Result<bool> {
             }
             Ok(true)
         }
-        Command::Netns { names, built, report, .. } => netns(&names, built, report),
+        Command::Netns { names, full, built, report, .. } => netns(&names, full, built, report),
         Command::Bench { names, quick, built, json } => {
             if !built && !sandbox::inside() {
                 verify::build_program()?;
@@ -93,6 +102,9 @@ fn run(command: Command) -> Result<bool> {
             sandbox::enter()?;
             let extent = if quick { bench::Extent::Quick } else { bench::Extent::Full };
             bench::run(&names, extent, json.as_deref())
+        }
+        Command::Model { quick } => {
+            Ok(model::run(if quick { model::Extent::Small } else { model::Extent::Full }))
         }
         Command::Spec { all } => {
             let coverage = spec::cover(&verify::root())?;
@@ -106,12 +118,12 @@ fn run(command: Command) -> Result<bool> {
     }
 }
 
-fn netns(names: &[String], built: bool, report: Option<PathBuf>) -> Result<bool> {
+fn netns(names: &[String], full: bool, built: bool, report: Option<PathBuf>) -> Result<bool> {
     if !built && !sandbox::inside() {
         verify::build_program()?;
     }
     sandbox::enter()?;
-    let ended = scenarios::run(names)?;
+    let ended = scenarios::run(names, full)?;
     let items = verify::items(&ended);
     if let Some(path) = report {
         let text = serde_json::to_string(&items).context("results")?;

@@ -79,7 +79,7 @@ pub fn root() -> PathBuf {
 
 /// Builds the program under test beside this one, in the same profile.
 pub fn build_program() -> Result {
-    let mut command = cargo_command(&["build", "--quiet", "--package", "node", "--bin", "pontoon"]);
+    let mut command = cargo_command(&["build", "--quiet", "--workspace", "--bin", "pontoon"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

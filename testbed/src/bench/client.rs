@@ -35,6 +35,7 @@ use node::io::{
 
 use crate::ensure;
 use crate::outcome::{Context, Result};
+use crate::world::netns::Netns;
 use crate::world::pontoon::PSK;
 use crate::world::{CLIENT, NET, SERVER, SERVICE, World};
 
@@ -294,11 +295,19 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// To the gateway of a world, and through it to the server.
     pub fn up(world: &World) -> Result<Tunnel> {
+        let tunnel = Tunnel::open(&world.client)?;
+        world.ping(SERVER.into(), 3)?;
+        Ok(tunnel)
+    }
+
+    /// To the gateway that a client's namespace reaches.
+    pub fn open(client: &Netns) -> Result<Tunnel> {
         let ending = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = mpsc::channel();
         let seen = ending.clone();
-        let thread = world.client.spawn(move || -> Result {
+        let thread = client.spawn(move || -> Result {
             let mut crowd = Crowd::open()?;
             crowd.connect(1, 1)?;
             crowd.attach()?;
@@ -320,9 +329,8 @@ impl Tunnel {
             waker,
             thread: Some(thread),
         };
-        world.client.address(DEVICE_NAME, &format!("{}/32", tunnel.inner))?;
-        world.client.ip(&format!("route add {NET} dev {DEVICE_NAME}"))?;
-        world.ping(SERVER.into(), 3)?;
+        client.address(DEVICE_NAME, &format!("{}/32", tunnel.inner))?;
+        client.ip(&format!("route add {NET} dev {DEVICE_NAME}"))?;
         Ok(tunnel)
     }
 }

@@ -52,9 +52,14 @@ impl Figures {
 
 /// Runs something that makes the process `pid` work, and gives what that cost. `run` returns the octets carried.
 pub fn measure(pid: u32, run: impl FnOnce() -> Result<u64>) -> Result<Figures> {
-    let before = Reading::take(pid)?;
+    measure_all(&[pid], run)
+}
+
+/// As `measure`, for processes that do something together.
+pub fn measure_all(pids: &[u32], run: impl FnOnce() -> Result<u64>) -> Result<Figures> {
+    let before = Reading::take(pids)?;
     let bytes = run()?;
-    let after = Reading::take(pid)?;
+    let after = Reading::take(pids)?;
     Ok(after.since(&before, bytes))
 }
 
@@ -75,11 +80,15 @@ struct Machine {
 }
 
 impl Reading {
-    fn take(pid: u32) -> Result<Reading> {
-        let stat = read(&format!("/proc/{pid}/stat"))?;
-        let process_ticks = process_ticks(&stat).context(format!("process {pid}: no times in its stat"))?;
+    fn take(pids: &[u32]) -> Result<Reading> {
+        let (mut ticks, mut ns) = (0, 0);
+        for &pid in pids {
+            let stat = read(&format!("/proc/{pid}/stat"))?;
+            ticks += process_ticks(&stat).context(format!("process {pid}: no times in its stat"))?;
+            ns += threads_ns(pid);
+        }
         let machine = Machine::parse(&read("/proc/stat")?).context("no times in /proc/stat")?;
-        Ok(Reading { at: Instant::now(), process_ticks, threads_ns: threads_ns(pid), machine })
+        Ok(Reading { at: Instant::now(), process_ticks: ticks, threads_ns: ns, machine })
     }
 
     fn since(&self, before: &Reading, bytes: u64) -> Figures {

@@ -6,6 +6,10 @@
 //!   throughput  ESP through strongSwan and through our own client, beside strongSwan as the gateway
 //!   gap         `kill -9` and restart under a packet every millisecond
 //!   memory      resident memory by the number of tunnels
+//!   handover    three nodes: the gap at a client and its parts, for every kind of failure
+//!   download    three nodes: the paper's third test, 500 MB by strongSwan
+//!   alarms      three nodes: handovers and elections although nobody fails
+//!   ha          three nodes against one: throughput, processor time, set-ups, commits, log
 //!
 //!   measure     processor time of a process and of the whole machine while something runs
 //!   iperf       the traffic: iperf3 between two namespaces, its JSON
@@ -17,9 +21,13 @@
 //! figure stands as a median with the smallest and the largest; beside each table is how busy the machine was with
 //! other things.
 
+mod alarms;
 mod client;
 mod commit;
+mod download;
 mod gap;
+mod ha;
+mod handover;
 pub mod iperf;
 pub mod measure;
 mod memory;
@@ -74,6 +82,14 @@ pub const ALL: &[Benchmark] = &[
     Benchmark { name: "throughput", what: "ESP: Gbit/s and processor time per GB", run: throughput::run },
     Benchmark { name: "gap", what: "kill -9 and restart under traffic", run: gap::run },
     Benchmark { name: "memory", what: "resident memory by number of tunnels", run: memory::run },
+    Benchmark {
+        name: "handover",
+        what: "the gap when a tunnel's owner fails, and its parts",
+        run: handover::run,
+    },
+    Benchmark { name: "download", what: "extra time of a download across a failure", run: download::run },
+    Benchmark { name: "alarms", what: "false alarms with all processors busy", run: alarms::run },
+    Benchmark { name: "ha", what: "what three nodes cost against one", run: ha::run },
 ];
 
 /// Runs the benchmarks of these names, or all; true when each has printed its figures. With `json`, writes them there too.
@@ -144,6 +160,6 @@ mod tests {
     #[test]
     fn a_name_that_does_not_exist_is_told_before_anything_runs() {
         let error = run(&["setupp".to_owned()], Extent::Quick, None).unwrap_err();
-        assert!(error.to_string().contains("setup, commit, throughput, gap, memory"), "{error}");
+        assert!(error.to_string().contains("setup, commit, throughput, gap, memory, handover"), "{error}");
     }
 }

@@ -63,7 +63,7 @@ mod tests {
 
     fn clear(source: &str, destination: &str) -> Packet {
         let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        Packet { at_us: 1, source, destination, what: What::Other(6) }
+        Packet { at_us: 1, source, destination, what: What::Other(6), via: 0 }
     }
 
     #[test]

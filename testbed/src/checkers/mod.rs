@@ -1,13 +1,21 @@
-//! Proves invariants (DESIGN, 2) from what was on the cable: one file each, each with a planted fault in its tests.
+//! Proves invariants (DESIGN, 2) from what was on the cables and what nodes and clients say: one file each, each with a
+//! planted fault in its tests.
 //!
-//! A checker takes packets and gives the list of what is wrong. An empty list says nothing about an empty capture, so
+//! A checker takes packets or views and gives the list of what is wrong. An empty list says nothing about an empty capture, so
 //! every checker also counts what it looked at.
 
+pub mod i10_equal;
 pub mod i1_no_repeats;
 pub mod i2_within_blocks;
 pub mod i3_same_bytes;
+pub mod i4_survives;
+pub mod i5_stays_deleted;
+pub mod i6_one_owner;
+pub mod i7_once;
 pub mod i8_closed;
+pub mod i9_one_client;
 pub mod pcap;
+pub mod view;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;

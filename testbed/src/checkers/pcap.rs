@@ -19,6 +19,8 @@ pub struct Packet {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub what: What,
+    /// The number of the device where it came in, when the recording was of many; else 0.
+    pub via: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,24 @@ pub fn read(path: &Path) -> Result<Vec<Packet>> {
 
 /// Gives every packet in turn, for files that are too large to hold.
 pub fn for_each(path: &Path, mut use_packet: impl FnMut(Packet) -> Result) -> Result {
+    for_each_frame(path, |frame| match packet(&frame) {
+        Some(packet) => use_packet(packet),
+        None => Ok(()),
+    })
+}
+
+/// An IP packet as its octets; what the recording has cut off is missing at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    pub at_us: u64,
+    pub via: u32,
+    pub ip: &'a [u8],
+    /// Whether nothing was cut off.
+    pub whole: bool,
+}
+
+/// Gives every IP packet in turn.
+pub fn for_each_frame(path: &Path, mut use_frame: impl FnMut(Frame<'_>) -> Result) -> Result {
     let file = File::open(path).context(path.display())?;
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut head = [0; 24];
@@ -52,42 +72,55 @@ pub fn for_each(path: &Path, mut use_packet: impl FnMut(Packet) -> Result) -> Re
     ensure!(magic == 0xa1b2_c3d4 || magic == 0xa1b2_3c4d, "not a capture of this machine: {magic:08x}");
     let fraction_per_us = if magic == 0xa1b2_3c4d { 1000 } else { 1 };
     let link = u32_at(&head, 20);
-    ensure!(link == LINK_ETHERNET || link == LINK_RAW, "link type {link}");
+    let mut frame = Vec::new();
     loop {
         let mut head = [0; 16];
         if reader.read_exact(&mut head).is_err() {
             return Ok(());
         }
         let at_us = u64::from(u32_at(&head, 0)) * 1_000_000 + u64::from(u32_at(&head, 4) / fraction_per_us);
-        let (kept, whole) = (u32_at(&head, 8), u32_at(&head, 12));
+        let (kept, length) = (u32_at(&head, 8), u32_at(&head, 12));
         ensure!(kept <= 1 << 18, "a packet of {kept} octets");
-        ensure!(kept == whole, "the capture cut a packet of {whole} octets to {kept}");
-        let mut frame = vec![0; kept as usize];
+        frame.resize(kept as usize, 0);
         if reader.read_exact(&mut frame).is_err() {
             return Ok(());
         }
-        let ip = match link {
-            LINK_ETHERNET => match frame.get(12..14) {
-                Some([0x08, 0x00] | [0x86, 0xdd]) => &frame[14..],
-                _ => continue,
-            },
-            _ => &frame[..],
-        };
-        if let Some(packet) = packet(at_us, ip) {
-            use_packet(packet)?;
+        if let Some((via, ip)) = ip_of(link, &frame)? {
+            use_frame(Frame { at_us, via, ip, whole: kept == length })?;
         }
     }
 }
 
+/// The device's number and the IP packet in a frame; `None` when there is another protocol in it.
+fn ip_of(link: u32, frame: &[u8]) -> Result<Option<(u32, &[u8])>> {
+    let (via, protocol, head) = match link {
+        LINK_ETHERNET => (0, frame.get(12..14), 14),
+        LINK_SLL2 => (frame.get(4..8).map_or(0, |number| be_u32(number, 0)), frame.get(..2), 20),
+        LINK_RAW => return Ok(Some((0, frame))),
+        other => return Err(format!("link type {other}").into()),
+    };
+    let is_ip = matches!(protocol, Some([0x08, 0x00] | [0x86, 0xdd]));
+    Ok(frame.get(head..).filter(|_| is_ip).map(|ip| (via, ip)))
+}
+
+fn be_u32(octets: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
+}
+
 const LINK_ETHERNET: u32 = 1;
 const LINK_RAW: u32 = 101;
+/// What tcpdump writes of all devices at once: protocol, number of the device, 20 octets in all.
+const LINK_SLL2: u32 = 276;
 
 fn u32_at(octets: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
 }
 
-/// `None` when it is not a whole IP packet. Fragments other than the first count as `Other` of their protocol.
-fn packet(at_us: u64, ip: &[u8]) -> Option<Packet> {
+/// `None` when it is no IP packet. Fragments other than the first count as `Other` of their protocol.
+fn packet(frame: &Frame<'_>) -> Option<Packet> {
+    let Frame { at_us, via, ip, whole } = *frame;
+    // Without its end a packet is shorter than its own length says.
+    let until = |end: usize| if whole { end } else { end.min(ip.len()) };
     let (source, destination, protocol, payload) = match ip.first()? >> 4 {
         4 => {
             let header = usize::from(ip[0] & 15) * 4;
@@ -95,14 +128,14 @@ fn packet(at_us: u64, ip: &[u8]) -> Option<Packet> {
             let later_fragment = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x1fff != 0;
             let source = Ipv4Addr::from(<[u8; 4]>::try_from(ip.get(12..16)?).ok()?);
             let destination = Ipv4Addr::from(<[u8; 4]>::try_from(ip.get(16..20)?).ok()?);
-            let payload = if later_fragment { &[] } else { ip.get(header..length)? };
+            let payload = if later_fragment { &[] } else { ip.get(header..until(length))? };
             (IpAddr::V4(source), IpAddr::V4(destination), ip[9], payload)
         }
         6 => {
             let length = usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?]));
             let source = Ipv6Addr::from(<[u8; 16]>::try_from(ip.get(8..24)?).ok()?);
             let destination = Ipv6Addr::from(<[u8; 16]>::try_from(ip.get(24..40)?).ok()?);
-            (IpAddr::V6(source), IpAddr::V6(destination), ip[6], ip.get(40..40 + length)?)
+            (IpAddr::V6(source), IpAddr::V6(destination), ip[6], ip.get(40..until(40 + length))?)
         }
         _ => return None,
     };
@@ -111,7 +144,7 @@ fn packet(at_us: u64, ip: &[u8]) -> Option<Packet> {
         17 => udp(payload).unwrap_or(What::Other(17)),
         other => What::Other(other),
     };
-    Some(Packet { at_us, source, destination, what })
+    Some(Packet { at_us, source, destination, what, via })
 }
 
 /// RFC 3948, 2: after the UDP header of port 4500 four zero octets mark IKE; anything else is ESP.
@@ -206,7 +239,7 @@ pub(crate) mod made {
     pub fn esp(at_us: u64, spi: u32, seq: u32, iv: u64, body: &[u8]) -> Packet {
         let head = [spi.to_be_bytes(), seq.to_be_bytes()].concat();
         let esp = [head, iv.to_be_bytes().to_vec(), body.to_vec()].concat();
-        Packet { at_us, source: US, destination: PEER, what: What::Esp(esp) }
+        Packet { at_us, source: US, destination: PEER, what: What::Esp(esp), via: 0 }
     }
 
     pub fn ike(at_us: u64, exchange: u8, flags: u8, message_id: u32, iv: u64, body: &[u8]) -> Packet {
@@ -219,7 +252,7 @@ pub(crate) mod made {
         message.extend(sk_length.to_be_bytes());
         message.extend(iv.to_be_bytes());
         message.extend(body);
-        Packet { at_us, source: US, destination: PEER, what: What::Ike(message) }
+        Packet { at_us, source: US, destination: PEER, what: What::Ike(message), via: 0 }
     }
 }
 
@@ -227,8 +260,8 @@ pub(crate) mod made {
 mod tests {
     use super::*;
 
-    fn file(frames: &[Vec<u8>]) -> Vec<u8> {
-        let mut octets = [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 262_144, LINK_RAW]
+    fn file(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut octets = [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 262_144, link]
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect::<Vec<u8>>();
@@ -262,7 +295,7 @@ mod tests {
         let frames =
             [ipv4_udp(500, &ike), ipv4_udp(4500, &marked), ipv4_udp(4500, &esp), ipv4_udp(4500, &[0xff])];
         let path = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(path.path(), file(&frames)).unwrap();
+        std::fs::write(path.path(), file(LINK_RAW, &frames)).unwrap();
         let packets = read(path.path()).unwrap();
         let found: Vec<&What> = packets.iter().map(|packet| &packet.what).collect();
         assert_eq!(
@@ -277,5 +310,32 @@ mod tests {
         for cut in 0..ike.len() {
             let _ = IkeHeader::read(&ike[..cut]);
         }
+    }
+
+    #[test]
+    fn a_recording_of_many_devices_says_where_a_frame_came_in() {
+        let esp = [[0, 0, 1, 0], [0, 0, 0, 5], [9; 4]].concat();
+        let cooked = |protocol: [u8; 2], device: u8, ip: &[u8]| {
+            let head = [&protocol[..], &[0, 0, 0, 0, 0, device, 0, 1, 0, 6], &[2; 8]].concat();
+            [&head, ip].concat()
+        };
+        let frames = [
+            cooked([8, 0], 7, &ipv4_udp(4500, &esp)),
+            cooked([8, 6], 7, &[1; 28]),
+            cooked([8, 0], 9, &ipv4_udp(4500, &[0xff])),
+        ];
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), file(LINK_SLL2, &frames)).unwrap();
+        let found: Vec<(u32, What)> =
+            read(path.path()).unwrap().into_iter().map(|packet| (packet.via, packet.what)).collect();
+        assert_eq!(found, [(7, What::Esp(esp)), (9, What::Keepalive)]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_packet_that_was_cut_is_read() {
+        let ip = ipv4_udp(4500, &[[0, 0, 1, 0], [0, 0, 0, 5], [9; 4], [8; 4]].concat());
+        let cut = |whole| packet(&Frame { at_us: 1, via: 0, ip: &ip[..ip.len() - 4], whole });
+        assert_eq!(cut(true), None, "its own length is wrong");
+        assert_eq!(cut(false).unwrap().what, What::Esp([[0, 0, 1, 0], [0, 0, 0, 5], [9; 4]].concat()));
     }
 }

@@ -21,6 +21,7 @@ pub struct Gateway {
     pub remote_id: String,
     pub unique: &'static str,
     pub dpd: &'static str,
+    pub replay: &'static str,
 }
 
 impl Default for Gateway {
@@ -32,6 +33,7 @@ impl Default for Gateway {
             remote_id: "*".to_owned(),
             unique: "replace",
             dpd: "60s",
+            replay: "bounded",
         }
     }
 }
@@ -57,6 +59,7 @@ dpd    = "{dpd}"
 [connections.clients.children.net]
 local_ts = ["{NET}", "{NET6}"]
 esp      = [{esp}]
+replay   = "{replay}"
 
 [secrets.clients]
 ids = ["*"]
@@ -68,6 +71,7 @@ psk = {{ file = "clients.psk" }}
             unique = self.unique,
             dpd = self.dpd,
             esp = list(&self.esp),
+            replay = self.replay,
         )
     }
 }
@@ -114,7 +118,7 @@ impl Connected {
 
     /// Three packets to the server and back; on loss the error names what the gateway dropped.
     pub fn ping(&self) -> Result {
-        self.world.ping(SERVER.into(), 3).map_err(|stop| match self.node.drops(&self.world) {
+        self.world.ping(SERVER.into(), 3).map_err(|stop| match self.node.drops() {
             Ok(drops) => Stop::Failed(format!("{stop}; the gateway counts {drops:?}")),
             Err(_) => stop,
         })
@@ -123,7 +127,7 @@ impl Connected {
 
 /// Moves content both ways through the tunnel and wants equal hashes.
 pub fn both_ways(client: &Netns, server: IpAddr, bytes: u64) -> Result<(Transfer, Transfer)> {
-    let job = Job { server, from: None, bytes, seed: bytes ^ 0x5eed };
+    let job = Job { server, from: None, bytes, seed: bytes ^ 0x5eed, in_flight: None };
     let down = http::download(client, job).context(format!("download from {server}"))?;
     let up =
         http::upload(client, Job { seed: job.seed + 1, ..job }).context(format!("upload to {server}"))?;

@@ -4,12 +4,23 @@
 //! `cargo netns s3` runs all whose name begins with `s3`.
 
 mod baseline;
+mod bridge;
+mod c0_planted;
+mod c1_download;
+mod c2_many;
+mod c3_steps;
+mod c4_replay;
+mod c5_rebinding;
+mod c6_majority;
+mod c7_drain;
+mod c8_deleted;
 pub(crate) mod common;
 mod s1_connect;
 mod s2_rekey;
 mod s3_manners;
 mod s4_many;
 mod s5_crash;
+mod s5_disk;
 mod s6_proofs;
 mod s7_flood;
 
@@ -45,14 +56,25 @@ pub fn all() -> Vec<Scenario> {
         s3_manners::LIST,
         s4_many::LIST,
         s5_crash::LIST,
+        s5_disk::LIST,
         s6_proofs::LIST,
         s7_flood::LIST,
+        c0_planted::LIST,
+        c1_download::LIST,
+        c2_many::LIST,
+        c3_steps::LIST,
+        c4_replay::LIST,
+        c5_rebinding::LIST,
+        c6_majority::LIST,
+        c7_drain::LIST,
+        c8_deleted::LIST,
     ]
     .concat()
 }
 
-/// Runs those whose name begins with one of `wanted` (all when there is none), telling each result as it comes.
-pub fn run(wanted: &[String]) -> Result<Vec<Ended>> {
+/// Runs those whose name begins with one of `wanted` (all when there is none), telling each result as it comes. `full`:
+/// at their full size, which takes hours; else as large as a check of every change can afford.
+pub fn run(wanted: &[String], full: bool) -> Result<Vec<Ended>> {
     let chosen: Vec<Scenario> = all()
         .into_iter()
         .filter(|scenario| {
@@ -66,14 +88,14 @@ pub fn run(wanted: &[String]) -> Result<Vec<Ended>> {
         )
         .into());
     }
-    chosen.iter().map(run_one).collect()
+    chosen.iter().map(|scenario| run_one(scenario, full)).collect()
 }
 
-fn run_one(scenario: &Scenario) -> Result<Ended> {
+fn run_one(scenario: &Scenario, full: bool) -> Result<Ended> {
     println!("  {:<28} {}", scenario.name, scenario.what);
     let mut dir = tempfile::Builder::new().prefix("pontoon-bed-").tempdir().context("temporary folder")?;
     let start = Instant::now();
-    let bed = Bed::new(dir.path());
+    let bed = Bed::new(dir.path()).full(full);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (scenario.run)(&bed)))
         .unwrap_or_else(|_| Err("the scenario panicked".into()));
     let took = start.elapsed();

@@ -64,10 +64,16 @@ impl Tunnels {
         Ok(Tunnels { addresses })
     }
 
+    /// The inner addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// A download through each, and the client's counters as the witness that each used its own tunnel.
     pub fn all_carry(&self, namespace: &Netns, client: &Charon) -> Result {
         in_parallel(&self.addresses, |&from| {
-            let job = Job { server: server(false), from: Some(from), bytes: 256 * 1024, seed: 4 };
+            let job =
+                Job { server: server(false), from: Some(from), bytes: 256 * 1024, seed: 4, in_flight: None };
             http::download(namespace, job).context(format!("from {from}")).map(drop)
         })?;
         let sas = client.sas()?;

@@ -51,7 +51,7 @@ fn crash(bed: &Bed, lives: &[Duration]) -> Result {
     let epochs_before = epochs(&connected)?;
     let mark = connected.client.log_length();
 
-    let job = Job { server: server(false), from: None, bytes: BYTES, seed: 5 };
+    let job = Job { server: server(false), from: None, bytes: BYTES, seed: 5, in_flight: None };
     let download = http::download_in_background(&connected.world.client, job)?;
     for life in lives {
         std::thread::sleep(*life);

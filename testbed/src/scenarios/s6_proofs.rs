@@ -129,7 +129,7 @@ fn planted_faults(connected: &Connected, outside: &Path, keys: &keys::Keys) -> R
 }
 
 /// The clocks of the account and of the cable are one clock; this is for rounding.
-const SLACK_US: u64 = 2_000;
+pub const SLACK_US: u64 = 2_000;
 
 /// I1, I2, I3 and I8 on a capture of the outer cable; `established`: IKE SAs of which it holds the IKE_AUTH.
 pub fn prove(bed: &Bed, connected: &Connected, file: &Path, established: &[&str]) -> Result {
@@ -275,7 +275,8 @@ pub fn inner_networks() -> Result<Vec<Network>> {
     networks(&[NET, NET6, POOL, POOL6])
 }
 
-fn networks(texts: &[&str]) -> Result<Vec<Network>> {
+/// Prefixes, as configuration files write them.
+pub fn networks(texts: &[&str]) -> Result<Vec<Network>> {
     texts.iter().map(|text| text.parse()).collect()
 }
 

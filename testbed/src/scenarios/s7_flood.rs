@@ -18,7 +18,7 @@ pub(super) const LIST: &[Scenario] =
 fn flood(bed: &Bed) -> Result {
     let connected = Connected::new(bed)?;
     connected.client.load(&Connection::client("bob"))?;
-    let job = |bytes| Job { server: server(false), from: None, bytes, seed: 7 };
+    let job = |bytes| Job { server: server(false), from: None, bytes, seed: 7, in_flight: None };
     let quiet = http::download(&connected.world.client, job(32 * MIB))?;
     // About three quiet seconds, so that it ends well within the flood.
     let bytes = (quiet.megabits_per_second() * 3.0 / 8.0) as u64 * MIB;

@@ -109,15 +109,20 @@ impl Daemon {
 
     /// SIGTERM, and waits for the end; SIGKILL after the limit is an error.
     pub fn stop(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
-        let start = Instant::now();
         signal(self.pid(), Signal::TERM)?;
+        self.wait_end(limit)
+    }
+
+    /// Waits for the end; SIGKILL after the limit is an error.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
             if start.elapsed() > limit {
                 self.kill()?;
-                return Err(Stop::Failed(format!("it did not stop within {limit:?}")));
+                return Err(Stop::Failed(format!("it did not end within {limit:?}")));
             }
             std::thread::sleep(Duration::from_millis(5));
         }

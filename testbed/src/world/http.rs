@@ -56,6 +56,8 @@ pub struct Job {
     pub from: Option<IpAddr>,
     pub bytes: u64,
     pub seed: u64,
+    /// Octets on the way at most, as the receive window of a download says; `None`: as the kernel likes.
+    pub in_flight: Option<usize>,
 }
 
 impl Server {
@@ -205,6 +207,10 @@ fn check(transfer: &Transfer, job: Job) -> Result {
 fn connect(job: Job) -> Result<TcpStream> {
     let server = SocketAddr::new(job.server, PORT);
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    if let Some(octets) = job.in_flight {
+        // Linux doubles it for its own use.
+        socket.set_recv_buffer_size(octets)?;
+    }
     if let Some(from) = job.from {
         socket.bind(&SocketAddr::new(from, 0).into()).context(format!("bind to {from}"))?;
     }

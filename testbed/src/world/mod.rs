@@ -14,18 +14,24 @@
 
 pub mod account;
 pub mod capture;
+pub mod cluster;
 pub mod content;
 pub mod echo;
 pub mod exec;
+pub mod fabric;
+pub mod fault;
 pub mod flood;
 pub mod http;
+pub mod nat;
 pub mod netns;
 pub mod pontoon;
+pub mod pulse;
 pub mod sandbox;
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ensure;
@@ -34,6 +40,7 @@ use capture::Capture;
 use echo::Echo;
 use http::Server;
 use netns::Netns;
+use pontoon::Machine;
 
 /// Where the client sits when no NAT is in between; the outer address of the NAT otherwise.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
@@ -61,11 +68,31 @@ pub const INNER_DEVICE: &str = "eth1";
 pub struct Bed {
     dir: PathBuf,
     worlds: Cell<u32>,
+    full: bool,
 }
 
 impl Bed {
     pub fn new(dir: &Path) -> Bed {
-        Bed { dir: dir.to_owned(), worlds: Cell::new(0) }
+        Bed { dir: dir.to_owned(), worlds: Cell::new(0), full: false }
+    }
+
+    /// Whether scripts run at their full size.
+    #[must_use]
+    pub fn full(self, full: bool) -> Bed {
+        Bed { full, ..self }
+    }
+
+    /// What a script does a small or a large number of times.
+    pub fn choose<T>(&self, small: T, full: T) -> T {
+        if self.full { full } else { small }
+    }
+
+    /// A folder for one more world.
+    fn new_world(&self) -> Result<PathBuf> {
+        self.worlds.set(self.worlds.get() + 1);
+        let dir = self.path(&format!("world-{}", self.worlds.get()));
+        std::fs::create_dir_all(&dir).context(dir.display())?;
+        Ok(dir)
     }
 
     /// A path in the folder of the bed itself.
@@ -88,7 +115,7 @@ pub struct World {
     /// The second client behind the NAT.
     pub client2: Option<Netns>,
     pub nat: Option<Netns>,
-    pub gateway: Netns,
+    pub gateway: Arc<Netns>,
     pub server: Netns,
     dir: PathBuf,
 }
@@ -106,11 +133,9 @@ impl World {
 
     fn build(bed: &Bed, with_nat: bool) -> Result<World> {
         sandbox::require_root()?;
-        bed.worlds.set(bed.worlds.get() + 1);
-        let dir = bed.dir.join(format!("world-{}", bed.worlds.get()));
-        std::fs::create_dir_all(&dir).context(dir.display())?;
+        let dir = bed.new_world()?;
         let client = Netns::create("client")?;
-        let gateway = Netns::create("gateway")?;
+        let gateway = Arc::new(Netns::create("gateway")?);
         let server = Netns::create("server")?;
         let (client2, nat) = match with_nat {
             true => (Some(Netns::create("client2")?), Some(Netns::create("nat")?)),
@@ -174,19 +199,9 @@ impl World {
 
     /// Makes packets on all cables as small as on a real wire: no segmentation offload on any end.
     pub fn turn_offloads_off(&self) -> Result {
-        let mut ends = vec![
-            (&self.gateway, OUTER_DEVICE),
-            (&self.gateway, INNER_DEVICE),
-            (&self.client, "eth0"),
-            (&self.server, "eth0"),
-        ];
-        ends.extend(self.client2.as_ref().map(|client| (client, "eth0")));
-        for (namespace, device) in ends {
-            let switches = "tso off gso off gro off tx-udp-segmentation off";
-            let arguments: Vec<&str> = ["-K", device].into_iter().chain(switches.split(' ')).collect();
-            namespace.run("ethtool", &arguments)?;
-        }
-        Ok(())
+        self.gateway.turn_offloads_off(&[OUTER_DEVICE, INNER_DEVICE])?;
+        let ends = [Some(&self.client), Some(&self.server), self.client2.as_ref()];
+        ends.into_iter().flatten().try_for_each(|end| end.turn_offloads_off(&["eth0"]))
     }
 
     /// Records what crosses the outer cable until the capture is stopped.
@@ -196,6 +211,18 @@ impl World {
 
     pub fn capture_inside(&self) -> Result<Capture> {
         Capture::start(&self.gateway, INNER_DEVICE, &self.path("inside.pcap"))
+    }
+
+    /// The machine between the cables, for a node of ours.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            namespace: self.gateway.clone(),
+            name: "edge-1".into(),
+            advertise: NODE,
+            steering: "announce",
+            profile: "lan",
+            dir: self.path("node"),
+        }
     }
 
     /// A path inside the world's own folder.

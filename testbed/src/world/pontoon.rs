@@ -1,10 +1,12 @@
-//! Our own gateway in a world: writes its files, runs the built program, talks to it as an administrator would.
+//! A node of ours on its machine: writes its files, runs the built program, talks to it as an administrator would.
 //!
-//! Nothing here knows more about the program than `pontoon help` and its documents tell.
+//! Nothing here knows more about the program than `pontoon help` and its documents tell. One machine is enough for a
+//! cluster of one (`Pontoon::start`); `cluster` makes several.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +14,7 @@ use serde_json::Value;
 use super::account::LOG_FILTER;
 use super::exec::{self, Daemon};
 use super::netns::Netns;
-use super::{INNER_DEVICE, INSIDE, INSIDE6, NODE, OUTER_DEVICE, SERVICE, World, eventually, http};
+use super::{INNER_DEVICE, INSIDE, INSIDE6, OUTER_DEVICE, SERVICE, World, eventually, http};
 use crate::ensure;
 use crate::outcome::{Context, Result, Stop};
 
@@ -22,12 +24,26 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub const PSK: &str = "correct horse battery staple";
 const METRICS: &str = "127.0.0.1:9477";
 
-/// A running node with its folder.
+/// Where a node runs, and what its `node.toml` has of its own.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub namespace: Arc<Netns>,
+    /// The node's name.
+    pub name: String,
+    /// Where the other nodes reach it.
+    pub advertise: Ipv4Addr,
+    pub steering: &'static str,
+    /// Of `[timing]`.
+    pub profile: &'static str,
+    /// For its files; must be there only when it starts.
+    pub dir: PathBuf,
+}
+
+/// A node with its folder, running or not.
 #[derive(Debug)]
 pub struct Pontoon {
     daemon: Option<Daemon>,
-    namespace: String,
-    dir: PathBuf,
+    machine: Machine,
     log: PathBuf,
 }
 
@@ -52,19 +68,28 @@ impl Pontoon {
 
     /// Starts a node that is no member of anything yet.
     pub fn start_empty(world: &World) -> Result<Pontoon> {
-        let dir = world.path("node");
-        std::fs::create_dir_all(&dir).context(dir.display())?;
-        std::fs::write(dir.join("node.toml"), node_toml(&dir)).context("node.toml")?;
+        Pontoon::on(world.machine())
+    }
+
+    /// Starts a node on a machine; what it was before is in the machine's folder, if anything.
+    pub fn on(machine: Machine) -> Result<Pontoon> {
+        let dir = &machine.dir;
+        std::fs::create_dir_all(dir).context(dir.display())?;
+        std::fs::write(dir.join("node.toml"), node_toml(&machine)).context("node.toml")?;
         let log = dir.join("log");
-        let mut node = Pontoon { daemon: None, namespace: world.gateway.name().to_owned(), dir, log };
+        let mut node = Pontoon { daemon: None, machine, log };
         node.run()?;
         node.wait_reachable()?;
         Ok(node)
     }
 
+    pub fn name(&self) -> &str {
+        &self.machine.name
+    }
+
     fn run(&mut self) -> Result {
         let mut command = self.inside(&program()?);
-        command.arg("run").arg("--config").arg(self.dir.join("node.toml"));
+        command.arg("run").arg("--config").arg(self.machine.dir.join("node.toml"));
         command.env("RUST_BACKTRACE", "1").env("RUST_LOG", LOG_FILTER);
         self.daemon = Some(Daemon::start(&mut command, &self.log)?);
         Ok(())
@@ -81,9 +106,9 @@ impl Pontoon {
 
     /// Applies a gateway configuration.
     pub fn apply(&self, gateway_toml: &str) -> Result {
-        let file = self.dir.join("gateway.toml");
+        let file = self.machine.dir.join("gateway.toml");
         std::fs::write(&file, gateway_toml).context("gateway.toml")?;
-        std::fs::write(self.dir.join("clients.psk"), PSK).context("clients.psk")?;
+        std::fs::write(self.machine.dir.join("clients.psk"), PSK).context("clients.psk")?;
         self.must(&["config", "apply", &file.to_string_lossy()]).map(drop)
     }
 
@@ -113,6 +138,13 @@ impl Pontoon {
         let status = self.daemon.take().context("the node does not run")?.stop(Duration::from_secs(20))?;
         ensure!(status.success(), "it ended with {status}: {}", exec::tail(&self.log(), 5));
         Ok(())
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        let status = self.daemon.as_mut().context("the node does not run")?.wait_end(limit)?;
+        self.daemon = None;
+        Ok(status)
     }
 
     pub fn still_running(&mut self) -> Result {
@@ -165,9 +197,8 @@ impl Pontoon {
     }
 
     /// The sum of a metric over its labels, or of those lines that contain `label`.
-    pub fn metric(&self, world: &World, name: &str, label: &str) -> Result<f64> {
-        let address: SocketAddr = METRICS.parse().context("address")?;
-        let text = http::page(&world.gateway, address, "/metrics")?;
+    pub fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let text = self.metrics()?;
         let mut found = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let own = rest.starts_with(['{', ' ']) && rest.contains(label);
@@ -178,11 +209,16 @@ impl Pontoon {
     }
 
     /// The counters of dropped packets that are not zero, as the metrics print them.
-    pub fn drops(&self, world: &World) -> Result<Vec<String>> {
-        let address: SocketAddr = METRICS.parse().context("address")?;
-        let text = http::page(&world.gateway, address, "/metrics")?;
+    pub fn drops(&self) -> Result<Vec<String>> {
+        let text = self.metrics()?;
         let dropped = text.lines().filter(|line| line.contains("dropped") && !line.starts_with('#'));
         Ok(dropped.filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect())
+    }
+
+    /// Everything at `/metrics`.
+    pub fn metrics(&self) -> Result<String> {
+        let address: SocketAddr = METRICS.parse().context("address")?;
+        http::page(&self.machine.namespace, address, "/metrics")
     }
 
     pub fn resident_kib(&self) -> Result<u64> {
@@ -202,25 +238,26 @@ impl Pontoon {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        self.machine.dir.join("data")
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.join("control.sock")
+        self.machine.dir.join("control.sock")
     }
 
     fn inside(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command.args(["netns", "exec", self.machine.namespace.name()]).arg(program);
         command
     }
 }
 
-fn node_toml(dir: &Path) -> String {
-    let dir = dir.display();
+fn node_toml(machine: &Machine) -> String {
+    let Machine { name, advertise, steering, profile, .. } = machine;
+    let dir = machine.dir.display();
     format!(
-        r#"name      = "edge-1"
-advertise = "{NODE}:7400"
+        r#"name      = "{name}"
+advertise = "{advertise}:7400"
 data_dir  = "{dir}/data"
 
 [control]
@@ -230,13 +267,16 @@ http   = "{METRICS}"
 [outside]
 device   = "{OUTER_DEVICE}"
 address  = ["{SERVICE}/24"]
-steering = "announce"
+steering = "{steering}"
 
 [inside]
 device   = "{INNER_DEVICE}"
 address  = ["{INSIDE}/24", "{INSIDE6}/64"]
-steering = "announce"
+steering = "{steering}"
 tun      = "pontoon0"
+
+[timing]
+profile  = "{profile}"
 "#
     )
 }

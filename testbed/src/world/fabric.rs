@@ -1,0 +1,136 @@
+//! The cables of a cluster: three bridges in a namespace of their own, with one port for each machine on each.
+//!
+//! ```text
+//!              outside                     inside                      link
+//!   client ──┐  198.51.100.0/24  server ──┐  10.10.0.0/24, fd00:10::  198.18.0.0/24
+//!            ├── edge-1  .11              ├── edge-1  .11             ├── edge-1  .11
+//!            ├── edge-2  .12              ├── edge-2  .12             ├── edge-2  .12
+//! ```
+//!
+//! Faults happen here and not on the machines: a pulled cable takes the carrier from a device and leaves its addresses,
+//! and a rule on the bridge loses what one machine sends to another. Here is also where everything is recorded: each
+//! frame once, at the port where it came in, so that its sender is known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use super::capture::{Capture, Extent};
+use super::netns::{self, Netns};
+use crate::outcome::{Context, Result};
+
+/// One of the bridges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Net {
+    Outside,
+    Inside,
+    Link,
+}
+
+impl Net {
+    pub const ALL: [Net; 3] = [Net::Outside, Net::Inside, Net::Link];
+
+    fn word(self) -> &'static str {
+        match self {
+            Net::Outside => "out",
+            Net::Inside => "in",
+            Net::Link => "link",
+        }
+    }
+
+    fn bridge(self) -> String {
+        format!("br-{}", self.word())
+    }
+}
+
+/// Where a frame came in: which machine sent it, on which network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    pub net: Net,
+    pub machine: String,
+}
+
+impl Port {
+    pub fn new(net: Net, machine: &str) -> Port {
+        Port { net, machine: machine.to_owned() }
+    }
+}
+
+/// The device's name on the switch; the kernel allows 15 characters.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.net.word(), self.machine)
+    }
+}
+
+/// The switch with its bridges.
+#[derive(Debug)]
+pub struct Fabric {
+    switch: Netns,
+}
+
+impl Fabric {
+    pub fn new() -> Result<Fabric> {
+        let switch = Netns::create("switch")?;
+        for net in Net::ALL {
+            let bridge = net.bridge();
+            switch.ip(&format!("link add {bridge} type bridge forward_delay 0"))?;
+            switch.ip(&format!("link set {bridge} up"))?;
+        }
+        switch.run(
+            "nft",
+            &["add table bridge faults; add chain bridge faults forward { type filter hook forward priority 0; }"],
+        )?;
+        Ok(Fabric { switch })
+    }
+
+    /// Connects `device` of a machine to a network.
+    pub fn connect(&self, port: &Port, machine: &Netns, device: &str) -> Result {
+        netns::cable(machine, device, &self.switch, &port.to_string())?;
+        self.switch.ip(&format!("link set {port} master {}", port.net.bridge())).map(drop)
+    }
+
+    /// Pulls a cable, or puts it in again.
+    pub fn plugged(&self, port: &Port, plugged: bool) -> Result {
+        let state = if plugged { "up" } else { "down" };
+        self.switch.ip(&format!("link set {port} {state}")).map(drop)
+    }
+
+    /// From now on nothing of what `from` sends reaches `to`.
+    pub fn lose(&self, from: &Port, to: &Port) -> Result {
+        self.rule(&format!("iifname {from} oifname {to} drop"))
+    }
+
+    /// From now on the frames that `matching` (nftables' words) describes are lost.
+    pub fn rule(&self, matching: &str) -> Result {
+        self.switch.run("nft", &[&format!("add rule bridge faults forward {matching}")]).map(drop)
+    }
+
+    /// Ends all losses; pulled cables stay pulled.
+    pub fn heal(&self) -> Result {
+        self.switch.run("nft", &["flush chain bridge faults forward"]).map(drop)
+    }
+
+    /// Records what comes in at every port.
+    pub fn capture(&self, file: &Path, extent: Extent) -> Result<Capture> {
+        Capture::start_on_all(&self.switch, file, extent)
+    }
+
+    /// The ports by the numbers that a recording has for them.
+    pub fn ports(&self) -> Result<BTreeMap<u32, Port>> {
+        let text = self.switch.ip("-o link show")?;
+        let mut ports = BTreeMap::new();
+        for line in text.lines() {
+            let mut words = line.split([':', '@', ' ']).filter(|word| !word.is_empty());
+            let (Some(number), Some(name)) = (words.next(), words.next()) else { continue };
+            let found = Net::ALL.into_iter().find_map(|net| {
+                let machine = name.strip_prefix(net.word())?.strip_prefix('-')?;
+                Some(Port::new(net, machine))
+            });
+            if let Some(port) = found {
+                ports.insert(number.parse().context(line)?, port);
+            }
+        }
+        Ok(ports)
+    }
+}
