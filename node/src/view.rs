@@ -90,7 +90,7 @@ impl View for SegmentView<'_> {
     }
 
     fn ike_spi_taken(&self, spi: Spi) -> bool {
-        self.state.record(spi).is_some()
+        self.state.record(spi).is_some() || self.state.farewell(spi).is_some()
     }
 
     fn child_spi_taken(&self, spi: ChildSpi) -> bool {

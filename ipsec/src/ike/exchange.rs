@@ -102,7 +102,8 @@ impl Endpoint {
         }
         //= IK-15
         let ended = ctx.view.farewell(spi).filter(|farewell| {
-            farewell.message_id == header.message_id && ctx.utc.since(farewell.at) < limits::FAREWELL_MS
+            let asked = !farewell.octets.is_empty() && farewell.message_id == header.message_id;
+            asked && ctx.utc.since(farewell.at) < limits::FAREWELL_MS
         });
         if let Some(farewell) = ended {
             return Ok(Verdict::Send {

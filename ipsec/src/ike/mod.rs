@@ -63,12 +63,13 @@ pub fn segment_of(peer: SocketAddr, message: &[u8]) -> Option<Segment> {
 /// What the engine reads of the replicated state, and what the packet side knows. Reading changes nothing.
 pub trait View {
     fn record(&self, spi: Spi) -> Option<Arc<IkeRecord>>;
-    /// What stays of an IKE SA that the peer has ended.
+    /// What stays of an IKE SA that has ended.
     fn farewell(&self, spi: Spi) -> Option<Arc<Farewell>>;
     /// All IKE SAs of the engine's segment.
     fn records(&self) -> Vec<Arc<IkeRecord>>;
     /// The IKE SAs of this peer identity and connection, in all segments.
     fn of_peer(&self, connection: &str, peer: &Identity) -> Vec<Arc<IkeRecord>>;
+    /// By an IKE SA, or by one that has ended a short while ago: what was sent to that one must not reach another.
     fn ike_spi_taken(&self, spi: Spi) -> bool;
     fn child_spi_taken(&self, spi: ChildSpi) -> bool;
     /// An address of `pool` for `peer`: the one it had before where possible, else `wish` if free, else any free

@@ -136,13 +136,21 @@ impl Change {
         Ok(writes)
     }
 
-    /// The last words of the IKE SA, when this change answers the request that ends it.
-    pub fn farewell(&self) -> Option<Farewell> {
-        let ends = self.steps.iter().any(|step| matches!(step, Step::Remove { .. }));
-        self.steps.iter().filter(|_| ends).find_map(|step| match step {
-            Step::Answered { message_id, octets } => {
-                Some(Farewell { spi: self.spi, message_id: *message_id, octets: octets.clone(), at: self.at })
-            }
+    /// What stays of an IKE SA that this change has ended: the reply, where the change answers the request that ends it.
+    pub fn farewell(&self, ended: Spi) -> Farewell {
+        let reply = self.steps.iter().filter(|_| ended == self.spi).find_map(|step| match step {
+            Step::Answered { message_id, octets } => Some((*message_id, octets.clone())),
+            _ => None,
+        });
+        let (message_id, octets) = reply.unwrap_or_default();
+        Farewell { spi: ended, message_id, octets, at: self.at }
+    }
+
+    /// The IKE SAs that begin with this change.
+    pub fn begins(&self) -> impl Iterator<Item = Spi> + '_ {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Establish(_) => Some(self.spi),
+            Step::AddIke(record) => Some(record.spi),
             _ => None,
         })
     }

@@ -32,11 +32,12 @@ use crate::limits;
 use crate::policy::{Identity, Selector};
 use crate::types::{ChildSpi, Epoch, EspSeq, MessageId, Millis, Revision, Segment, Spi};
 
-/// What stays of an IKE SA that the peer has ended: the reply to its last request.
+/// What stays of an IKE SA that has ended: its SPI, which is taken for a while, and the reply to the peer's last request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Farewell {
     pub spi: Spi,
     pub message_id: MessageId,
+    /// Empty where the peer asked for nothing: it was ended by us.
     pub octets: Vec<u8>,
     /// UTC, chosen by the proposer.
     pub at: Millis,

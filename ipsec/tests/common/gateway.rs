@@ -47,7 +47,7 @@ impl View for Records {
     }
 
     fn ike_spi_taken(&self, spi: Spi) -> bool {
-        self.0.borrow().contains_key(&spi)
+        self.0.borrow().contains_key(&spi) || self.1.borrow().contains_key(&spi)
     }
 
     fn child_spi_taken(&self, spi: ChildSpi) -> bool {
@@ -130,8 +130,9 @@ impl Gateway {
             Verdict::Commit(decision) => {
                 let writes =
                     decision.change.apply(&|spi| self.records.record(spi)).expect("a change that fits");
-                let farewell = decision.change.farewell();
-                self.records.1.borrow_mut().extend(farewell.map(|it| (it.spi, Arc::new(it))));
+                let ended = writes.iter().filter(|(_, record)| record.is_none());
+                let farewells = ended.map(|(&spi, _)| (spi, Arc::new(decision.change.farewell(spi))));
+                self.records.1.borrow_mut().extend(farewells);
                 let touched: Vec<Spi> = writes.keys().copied().collect();
                 for (spi, record) in writes {
                     let mut records = self.records.0.borrow_mut();

@@ -66,7 +66,7 @@ impl View for Shelf<'_> {
         self.records.values().filter(same).cloned().collect()
     }
     fn ike_spi_taken(&self, spi: Spi) -> bool {
-        self.records.contains_key(&spi)
+        self.records.contains_key(&spi) || self.farewells.contains_key(&spi)
     }
     fn child_spi_taken(&self, spi: ChildSpi) -> bool {
         self.records.values().any(|record| record.child(spi).is_some())
@@ -277,8 +277,9 @@ impl Lab {
             return Err(Refusal::Deposed);
         }
         let writes = change.apply(&|spi| self.records.get(&spi).cloned())?;
-        self.farewells.extend(change.farewell().map(|farewell| (farewell.spi, Arc::new(farewell))));
         let touched: Vec<Spi> = writes.keys().copied().collect();
+        let ended = writes.iter().filter(|(_, record)| record.is_none());
+        self.farewells.extend(ended.map(|(&spi, _)| (spi, Arc::new(change.farewell(spi)))));
         for (spi, record) in writes {
             match record {
                 Some(record) => self.records.insert(spi, Arc::new(record)),

@@ -146,6 +146,38 @@ fn what_was_mirrored_and_is_established_by_now_is_passed_over() {
     lab.assert_in_step(&client);
 }
 
+/// What was mirrored of a connection that has been made and ended since: the client's Delete is answered as before, and
+/// its IKE_AUTH, sent again by who has recorded it, makes nothing.
+#[test]
+fn what_was_mirrored_and_has_ended_by_now_stays_ended() {
+    for by_us in [false, true] {
+        let mut lab = Lab::new();
+        let (mut client, first) = lab.client(client_config("anna"));
+        let reply = lab.deliver(&first[0]);
+        let mirrored = lab.engine(|engine, ctx| engine.take_fresh(ctx));
+        let auth = lab.answer(&mut client, &reply);
+        lab.settle(&mut client, auth.clone());
+        let spi = lab.only().spi;
+        let last = if by_us {
+            let asked = lab.order(Order::Terminate(spi));
+            let answers = lab.answer(&mut client, &asked);
+            lab.settle(&mut client, answers);
+            None
+        } else {
+            let asked = lab.ask(&mut client, client::Order::Delete);
+            let reply = lab.deliver(&asked[0]);
+            Some((asked, reply))
+        };
+        assert!(lab.records.is_empty());
+        lab.take_over_with(|_, _| mirrored);
+        if let Some((asked, reply)) = last {
+            assert_eq!(lab.deliver(&asked[0]), reply);
+        }
+        lab.deliver(&auth[0]);
+        assert!(lab.records.is_empty(), "it is back");
+    }
+}
+
 #[test]
 fn what_is_no_handover_is_refused() {
     let mut lab = Lab::new();

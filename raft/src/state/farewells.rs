@@ -1,7 +1,8 @@
-//! The last words of IKE SAs that the peer has ended: the reply to its Delete, for its retransmissions (RFC 7296, 2.1;
-//! I3). The record is gone with its keys; these octets alone stay for a while, so that also a new owner answers alike.
+//! What stays of IKE SAs that have ended: the SPI, so that nothing begins under it again while messages of the old one
+//! may be about, and the reply to the peer's Delete, for its retransmissions (RFC 7296, 2.1; I3). The record is gone with
+//! its keys; these octets alone stay for a while, so that also a new owner answers alike.
 //!
-//! Invariants: at most `FAREWELLS_MAX`; each IKE SPI once; in the order of the log.
+//! Invariants: at most `FAREWELLS_MAX`; each IKE SPI once, in the order of the log; several may end at one index.
 
 use std::sync::Arc;
 
@@ -16,19 +17,19 @@ use super::snapshot::pb;
 
 #[derive(Clone, Debug, Default)]
 pub struct Farewells {
-    /// By the log index of the end.
-    table: OrdMap<u64, Arc<Farewell>>,
+    /// By the log index of the end, and the SPI.
+    table: OrdMap<(u64, Spi), Arc<Farewell>>,
     by_spi: OrdMap<Spi, u64>,
 }
 
 impl Farewells {
     pub fn get(&self, spi: Spi) -> Option<&Arc<Farewell>> {
-        self.table.get(self.by_spi.get(&spi)?)
+        self.table.get(&(*self.by_spi.get(&spi)?, spi))
     }
 
     /// In the order of the log, with its index.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Farewell>)> {
-        self.table.iter().map(|(&index, farewell)| (index, farewell))
+        self.table.iter().map(|(&(index, _), farewell)| (index, farewell))
     }
 
     /// Each new one sends those away whose time is over by the clock of its proposer.
@@ -39,22 +40,24 @@ impl Farewells {
             self.by_spi.remove(&old.spi);
             self.table.remove(&oldest);
         }
-        if let Some(earlier) = self.by_spi.insert(farewell.spi, index) {
-            self.table.remove(&earlier);
+        let spi = farewell.spi;
+        if let Some(earlier) = self.by_spi.insert(spi, index) {
+            self.table.remove(&(earlier, spi));
         }
-        self.table.insert(index, Arc::new(farewell));
+        self.table.insert((index, spi), Arc::new(farewell));
     }
 
     /// From a snapshot.
     pub(super) fn restore(&mut self, index: u64, farewell: Farewell) -> Result<(), &'static str> {
-        ensure(self.by_spi.insert(farewell.spi, index).is_none(), "two farewells of one IKE SA")?;
-        ensure(self.table.insert(index, Arc::new(farewell)).is_none(), "two farewells at one index")
+        let spi = farewell.spi;
+        self.table.insert((index, spi), Arc::new(farewell));
+        ensure(self.by_spi.insert(spi, index).is_none(), "two farewells of one IKE SA")
     }
 
     pub(super) fn check(&self, applied: u64) -> Result<(), &'static str> {
         ensure(self.table.len() <= FAREWELLS_MAX, "too many farewells")?;
         ensure(self.by_spi.len() == self.table.len(), "a farewell that the index lacks")?;
-        ensure(self.table.keys().all(|&index| index <= applied), "a farewell above the applied index")
+        ensure(self.table.keys().all(|&(index, _)| index <= applied), "a farewell above the applied index")
     }
 }
 
@@ -101,6 +104,9 @@ mod tests {
             farewells.add(10 + number, farewell(100 + number, 1_000 + FAREWELL_MS));
         }
         assert!(farewells.get(Spi(3)).is_none() && farewells.get(Spi(100)).is_some());
+        farewells.add(u64::MAX - 1, farewell(1, 1_000 + FAREWELL_MS));
+        farewells.add(u64::MAX - 1, farewell(2, 1_000 + FAREWELL_MS));
+        assert!(farewells.get(Spi(1)).is_some() && farewells.get(Spi(2)).is_some(), "both at one index");
         assert_eq!(farewells.check(u64::MAX), Ok(()));
         assert!(farewells.check(20).is_err());
     }

@@ -33,8 +33,8 @@ pub const LEASES_PER_SA_MAX: usize = 8;
 /// Addresses whose last user is remembered after the release; the one released first is forgotten first.
 pub const RELEASED_MAX: usize = 65_536;
 
-/// Replies to the Deletes of peers that are kept for their retransmissions.
-pub const FAREWELLS_MAX: usize = 4096;
+/// IKE SAs that have ended a short while ago: their SPIs, and the replies to the Deletes of peers.
+pub const FAREWELLS_MAX: usize = 16_384;
 
 /// Octets of a cookie secret; RFC 7296, 2.6 leaves the length to us.
 pub const COOKIE_SECRET_LEN: usize = 32;

@@ -151,9 +151,14 @@ impl State {
             }
             Command::Sa(change) => {
                 self.segments.check_guard(&change.guard, &self.members)?;
+                // Who recorded the messages that began an SA could begin it again, after its end.
+                //= CL-20
+                if change.begins().any(|spi| self.farewells.get(spi).is_some()) {
+                    return Err(ipsec::record::Refusal::SpiTaken.into());
+                }
                 let written = self.sas.apply(&mut self.leases, self.applied, change)?;
-                if let Some(farewell) = change.farewell() {
-                    self.farewells.add(self.applied, farewell);
+                for &ended in written.iter().filter(|&&spi| self.sas.get(spi).is_none()) {
+                    self.farewells.add(self.applied, change.farewell(ended));
                 }
                 Ok((Effect::Done, written.into_iter().map(Touched::Ike).collect()))
             }

@@ -42,6 +42,7 @@ pub(super) const LIST: &[Scenario] = &[
     Scenario { name: "c1-stopped", what: "the owner's process stopped, and continued", run: stopped },
     Scenario { name: "c1-drained", what: "the owner drained in a download: nothing lost", run: drained },
     Scenario { name: "c1-five-nodes", what: "kill -9 of the owner among five nodes", run: five_nodes },
+    Scenario { name: "c1-seven-nodes", what: "kill -9 of the owner among seven nodes", run: seven_nodes },
     Scenario {
         name: "c1-shared-mac",
         what: "kill -9 of the owner, steering by a shared MAC",
@@ -88,6 +89,10 @@ fn drained(bed: &Bed) -> Result {
 
 fn five_nodes(bed: &Bed) -> Result {
     in_a_download(bed, Shape { nodes: 5, ..Shape::default() }, Fault::Killed, |_, _| Ok(true))
+}
+
+fn seven_nodes(bed: &Bed) -> Result {
+    in_a_download(bed, Shape { nodes: 7, ..Shape::default() }, Fault::Killed, |_, _| Ok(true))
 }
 
 fn shared_mac(bed: &Bed) -> Result {

@@ -22,6 +22,7 @@ pub(super) const LIST: &[Scenario] = &[
         what: "many tunnels with traffic, nodes killed at random and started again",
         run: random_kills,
     },
+    Scenario { name: "c2-five-nodes", what: "the same with five nodes", run: five_nodes },
     Scenario {
         name: "c2-same-node-again",
         what: "kill -9 and restart within 300 ms: fresh incarnation, epoch and block",
@@ -39,8 +40,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ALIVE: usize = 5;
 
 fn random_kills(bed: &Bed) -> Result {
-    let (tunnels, kills) = bed.choose((16, 6), (100, 50));
-    let mut bridge = Bridge::loaded(bed, Shape::default(), &Gateway::default(), &Settings::default())?;
+    kills_among(bed, Shape::default(), bed.choose((16, 6), (100, 50)))
+}
+
+fn five_nodes(bed: &Bed) -> Result {
+    kills_among(bed, Shape { nodes: 5, ..Shape::default() }, bed.choose((16, 2), (100, 50)))
+}
+
+fn kills_among(bed: &Bed, shape: Shape, (tunnels, kills): (usize, usize)) -> Result {
+    let mut bridge = Bridge::loaded(bed, shape, &Gateway::default(), &Settings::default())?;
     let tunnels = Tunnels::connect(&bridge.client, tunnels)?;
     let mut proof = Proof::begin(&bridge, Extent::Heads)?;
     let pulses: Vec<Pulse> = tunnels

@@ -7,7 +7,12 @@
 //!
 //! The steps are made from outside, on the networks: a request that is lost has not been processed; a node that is cut
 //! off from the others cannot commit; a reply that is lost was committed and reached nobody. Requests of the gateway's
-//! own go the other way: lost on their way to the client, or their answer lost on its way back.
+//! own go the other way: lost on their way to the client, or their answer lost on its way back; a node that is cut off
+//! cannot commit them, and the client must never see them.
+//!
+//! All four moments of every exchange but these: IKE_SA_INIT is in no log, so nothing of it is uncommitted, and its reply
+//! sent is IKE_AUTH not processed; liveness begins when its time has come, and a node that was cut off before that is
+//! silent already.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,7 +31,10 @@ use crate::world::{Bed, eventually};
 pub(super) const LIST: &[Scenario] = &[
     Scenario { name: "c3-connect", what: "kills within IKE_SA_INIT and IKE_AUTH", run: connect },
     Scenario { name: "c3-rekey", what: "kills within rekeys of both kinds, from both sides", run: rekey },
-    Scenario { name: "c3-others", what: "kills within delete and liveness, from both sides", run: others },
+    Scenario { name: "c3-delete", what: "kills within deletes, from both sides", run: delete },
+    Scenario { name: "c3-liveness", what: "kills within liveness, from the client", run: liveness },
+    Scenario { name: "c3-liveness-by-us", what: "kills within liveness, from the gateway", run: liveness_by_us },
+    Scenario { name: "c3-five-nodes", what: "kills within exchanges, with five nodes", run: five_nodes },
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,41 +61,62 @@ enum Moment {
     Sent,
 }
 
-/// How long a message has to come where it is lost or held.
+/// How long a request has to be processed at a node that cannot commit it.
 const ON_ITS_WAY: Duration = Duration::from_millis(150);
 /// How long all retransmissions may take.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+/// All of them.
+const EACH: &[Moment] = &[Moment::Before, Moment::Uncommitted, Moment::Unsent, Moment::Sent];
+
+/// Liveness begins when its time has come.
+const TIMED: &[Moment] = &[Moment::Before, Moment::Unsent, Moment::Sent];
+
+/// After how much silence a side asks whether the other is there. Who has the shorter time asks.
+#[derive(Clone, Copy)]
+struct Silence {
+    ours: &'static str,
+    clients_seconds: u32,
+}
+
+const LONG: Silence = Silence { ours: "60s", clients_seconds: 60 };
+
 fn connect(bed: &Bed) -> Result {
-    use Moment::{Before, Sent, Uncommitted, Unsent};
-    steps(bed, &[(Exchange::Init, &[Before, Unsent]), (Exchange::Auth, &[Before, Uncommitted, Unsent, Sent])])
+    steps(bed, 3, LONG, &[(Exchange::Init, &[Moment::Before, Moment::Unsent]), (Exchange::Auth, EACH)])
 }
 
 fn rekey(bed: &Bed) -> Result {
     use Exchange::{RekeyChild, RekeyChildByUs, RekeyIke, RekeyIkeByUs};
-    use Moment::{Before, Sent, Uncommitted, Unsent};
-    let by_client: &[Moment] = bed.choose(&[Uncommitted, Unsent], &[Before, Uncommitted, Unsent, Sent]);
-    let by_us: &[Moment] = bed.choose(&[Unsent], &[Before, Unsent, Sent]);
-    steps(
-        bed,
-        &[(RekeyChild, by_client), (RekeyIke, by_client), (RekeyChildByUs, by_us), (RekeyIkeByUs, by_us)],
-    )
+    steps(bed, 3, LONG, &[(RekeyChild, EACH), (RekeyIke, EACH), (RekeyChildByUs, EACH), (RekeyIkeByUs, EACH)])
 }
 
-fn others(bed: &Bed) -> Result {
-    use Exchange::{Delete, DeleteByUs, Liveness, LivenessByUs};
-    use Moment::{Before, Sent, Uncommitted, Unsent};
-    let by_client: &[Moment] = bed.choose(&[Unsent], &[Before, Uncommitted, Unsent, Sent]);
-    let by_us: &[Moment] = bed.choose(&[Before], &[Before, Unsent, Sent]);
-    steps(bed, &[(Liveness, by_client), (Delete, by_client), (LivenessByUs, by_us), (DeleteByUs, by_us)])
+fn delete(bed: &Bed) -> Result {
+    steps(bed, 3, LONG, &[(Exchange::Delete, EACH), (Exchange::DeleteByUs, EACH)])
+}
+
+fn liveness(bed: &Bed) -> Result {
+    steps(bed, 3, Silence { clients_seconds: 2, ..LONG }, &[(Exchange::Liveness, TIMED)])
+}
+
+fn liveness_by_us(bed: &Bed) -> Result {
+    steps(bed, 3, Silence { ours: "2s", ..LONG }, &[(Exchange::LivenessByUs, TIMED)])
+}
+
+fn five_nodes(bed: &Bed) -> Result {
+    use Exchange::{Auth, Delete, RekeyChild, RekeyIkeByUs};
+    let chosen: &[Moment] = bed.choose(&[Moment::Uncommitted], EACH);
+    let exchanges =
+        [(Auth, chosen), (RekeyChild, chosen), (RekeyIkeByUs, &[Moment::Unsent]), (Delete, chosen)];
+    steps(bed, 5, LONG, &exchanges)
 }
 
 /// All of them in one cluster, whose invariants must hold over everything.
-fn steps(bed: &Bed, exchanges: &[(Exchange, &[Moment])]) -> Result {
+fn steps(bed: &Bed, nodes: usize, silence: Silence, exchanges: &[(Exchange, &[Moment])]) -> Result {
     let settings = Settings { retransmit_timeout: 0.4, retransmit_tries: 7, ..Settings::default() };
-    let gateway = Gateway { dpd: "2s", ..Gateway::default() };
-    let mut bridge = Bridge::loaded(bed, Shape::default(), &gateway, &settings)?;
-    bridge.client.load(&Connection { dpd_seconds: 2, ..Connection::client(ALICE) })?;
+    let gateway = Gateway { dpd: silence.ours, ..Gateway::default() };
+    let shape = Shape { nodes, ..Shape::default() };
+    let mut bridge = Bridge::loaded(bed, shape, &gateway, &settings)?;
+    bridge.client.load(&Connection { dpd_seconds: silence.clients_seconds, ..Connection::client(ALICE) })?;
     let mut proof = Proof::begin(&bridge, Extent::Whole)?;
     let mut count = 0;
     for (exchange, moments) in exchanges {
@@ -113,11 +142,12 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
     let mark = bridge.client.log_length();
     let order = exchange.order(bridge)?;
     let Bridge { client, cluster } = bridge;
+    // Who connects is at a node only when that has answered.
     let mut victim = if connecting { None } else { Some(cluster.owner_of(&client.only(ALICE)?)?) };
 
-    // What is lost until the node is dead: requests of the client, or what the nodes send to it.
-    let to_client = format!("oifname out-client udp sport {} drop", exchange.port());
-    let from_client = format!("iifname out-client udp dport {} drop", exchange.port());
+    // What is lost until the node is dead: messages of the client, or what the nodes send to it.
+    let to_client = format!("oifname out-client udp sport {} counter drop", exchange.on_the_wire());
+    let from_client = format!("iifname out-client udp dport {} counter drop", exchange.on_the_wire());
     match (moment, exchange.is_ours()) {
         (Moment::Before, false) | (Moment::Unsent, true) => cluster.fabric.rule(&from_client)?,
         (Moment::Before, true) | (Moment::Unsent, false) => cluster.fabric.rule(&to_client)?,
@@ -126,18 +156,31 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
         (Moment::Uncommitted, _) => cluster.partition(&victim.into_iter().collect::<Vec<_>>())?,
         (Moment::Sent, _) => {}
     }
-    if let Some([word, spi]) = &order {
-        cluster.any()?.must(&[word, spi])?;
+    // Told to its owner, which cannot do it and dies; the command has nobody then who could answer it.
+    let mut in_vain = None;
+    match (&order, victim) {
+        (Some([word, spi]), Some(owner)) if moment == Moment::Uncommitted => {
+            in_vain = Some(cluster.node(owner).begin(&[word, spi])?);
+        }
+        (Some([word, spi]), _) => drop(cluster.any()?.must(&[word, spi])?),
+        (None, _) => {}
     }
     std::thread::scope(|scope| -> Result {
-        let running = scope.spawn(|| exchange.run(client, mark));
-        std::thread::sleep(ON_ITS_WAY);
-        if matches!(moment, Moment::Sent) {
-            running_ended(&running)?;
+        let running = scope.spawn(|| match in_vain {
+            Some(_) => Ok(()),
+            None => exchange.run(client, mark),
+        });
+        match moment {
+            Moment::Sent => running_ended(&running)?,
+            Moment::Uncommitted if !connecting => std::thread::sleep(ON_ITS_WAY),
+            _ => eventually(PATIENCE, || {
+                ensure!(cluster.fabric.met()? > 0, "no message came that could be lost");
+                Ok(())
+            })?,
         }
         let edge = match victim {
             Some(edge) => edge,
-            None => half_open_at(cluster)?,
+            None => serves_newcomer(cluster)?,
         };
         victim = Some(edge);
         if moment == Moment::Uncommitted && connecting {
@@ -149,7 +192,10 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
         cluster.heal()?;
         running.join().map_err(|_| "the client panicked")?
     })?;
-    expect(bridge, exchange, mark)?;
+    if let Some(mut command) = in_vain {
+        command.wait_end(PATIENCE)?;
+    }
+    expect(bridge, exchange, moment, mark)?;
     if let Some(edge) = victim {
         bridge.cluster.restart(edge)?;
     }
@@ -164,8 +210,12 @@ fn running_ended<T>(running: &std::thread::ScopedJoinHandle<'_, T>) -> Result {
     })
 }
 
-/// The node with the half-open SA; where nobody has one (the request is lost), the one that gets it first.
-fn half_open_at(cluster: &Cluster) -> Result<Edge> {
+/// The node that has what came of a client's messages: an SA, or a half-open one. Where the first was lost nobody has
+/// anything, and any node is as good.
+fn serves_newcomer(cluster: &Cluster) -> Result<Edge> {
+    if let Some(sa) = cluster.any()?.sas()?.first() {
+        return Edge::named(sa["owner"].as_str().context("the SA has no owner")?);
+    }
     for edge in cluster.present() {
         if cluster.node(edge).metric("pontoon_ike_half_open", "")? > 0.0 {
             return Ok(edge);
@@ -175,8 +225,9 @@ fn half_open_at(cluster: &Cluster) -> Result<Edge> {
 }
 
 /// One working SA and no more; or none after a delete.
-fn expect(bridge: &Bridge, exchange: Exchange, mark: usize) -> Result {
-    let wanted = usize::from(!matches!(exchange, Exchange::Delete | Exchange::DeleteByUs));
+fn expect(bridge: &Bridge, exchange: Exchange, moment: Moment, mark: usize) -> Result {
+    let in_vain = exchange.is_ours() && moment == Moment::Uncommitted;
+    let wanted = usize::from(in_vain || !matches!(exchange, Exchange::Delete | Exchange::DeleteByUs));
     eventually(PATIENCE, || {
         let sas = of_client(&bridge.client)?;
         ensure!(sas.len() == wanted, "the client has {} IKE SAs", sas.len());
@@ -193,6 +244,9 @@ fn expect(bridge: &Bridge, exchange: Exchange, mark: usize) -> Result {
         bridge.ping()?;
     }
     let log = bridge.client.log_since(mark);
+    for request in ["parsed CREATE_CHILD_SA request", "received DELETE"] {
+        ensure!(!in_vain || !log.contains(request), "the client saw what was not committed: {request}");
+    }
     let handshakes = log.matches("initiating IKE_SA").count();
     let allowed = match exchange {
         Exchange::Init | Exchange::Auth | Exchange::RekeyIke => 1,
@@ -208,8 +262,9 @@ impl Exchange {
         matches!(self, DeleteByUs | LivenessByUs | RekeyChildByUs | RekeyIkeByUs)
     }
 
-    fn port(self) -> u16 {
-        if self == Exchange::Init { 500 } else { 4500 }
+    /// The port, and on port 4500 the marker of IKE (RFC 3948, section 2.2), in nftables' words.
+    fn on_the_wire(self) -> &'static str {
+        if self == Exchange::Init { "500" } else { "4500 @th,64,32 0" }
     }
 
     /// The command to a node that begins it, where it is the gateway's.

@@ -35,12 +35,14 @@ pub(super) const LIST: &[Scenario] = &[
         what: "a replay after a planned move brings nothing in",
         run: drained,
     },
+    Scenario { name: "c4-five-nodes", what: "a replay after a crash, with five nodes", run: five_nodes },
 ];
 
 /// One datagram this often before the crash.
 const EVERY: Duration = Duration::from_millis(2);
 /// Marks are mirrored every few milliseconds; a busy machine may be late by some more. Stated as time, counted in packets.
 const BOUND: Duration = Duration::from_millis(100);
+const BOUND_PACKETS: u64 = (BOUND.as_millis() / EVERY.as_millis()) as u64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Move {
@@ -49,20 +51,24 @@ enum Move {
 }
 
 fn bounded(bed: &Bed) -> Result {
-    replay(bed, "bounded", Move::Crash, (BOUND.as_millis() / EVERY.as_millis()) as u64)
+    replay(bed, Shape::default(), "bounded", Move::Crash, BOUND_PACKETS)
 }
 
 fn strict(bed: &Bed) -> Result {
-    replay(bed, "strict", Move::Crash, 0)
+    replay(bed, Shape::default(), "strict", Move::Crash, 0)
 }
 
 fn drained(bed: &Bed) -> Result {
-    replay(bed, "bounded", Move::Drain, 0)
+    replay(bed, Shape::default(), "bounded", Move::Drain, 0)
 }
 
-fn replay(bed: &Bed, mode: &'static str, how: Move, bound: u64) -> Result {
+fn five_nodes(bed: &Bed) -> Result {
+    replay(bed, Shape { nodes: 5, ..Shape::default() }, "bounded", Move::Crash, BOUND_PACKETS)
+}
+
+fn replay(bed: &Bed, shape: Shape, mode: &'static str, how: Move, bound: u64) -> Result {
     let gateway = Gateway { replay: mode, ..Gateway::default() };
-    let mut bridge = Bridge::loaded(bed, Shape::default(), &gateway, &Settings::default())?;
+    let mut bridge = Bridge::loaded(bed, shape, &gateway, &Settings::default())?;
     bridge.client.initiate(ALICE)?;
     bridge.ping()?;
     let before = bridge.client.only(ALICE)?;

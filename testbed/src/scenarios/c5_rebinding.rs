@@ -14,17 +14,28 @@ use crate::world::capture::Extent;
 use crate::world::cluster::Shape;
 use crate::world::{Bed, SERVER, echo, nat};
 
-pub(super) const LIST: &[Scenario] = &[Scenario {
-    name: "c5-rebinding",
-    what: "the client's NAT changes its port, the owner dies within 50 ms",
-    run: rebinding,
-}];
+pub(super) const LIST: &[Scenario] = &[
+    Scenario {
+        name: "c5-rebinding",
+        what: "the client's NAT changes its port, the owner dies within 50 ms",
+        run: rebinding,
+    },
+    Scenario { name: "c5-five-nodes", what: "the same with five nodes", run: five_nodes },
+];
 
 const DIES_AFTER: Duration = Duration::from_millis(50);
 const DOWNLINK_PORT: u16 = 5_005;
 
 fn rebinding(bed: &Bed) -> Result {
-    let mut bridge = Bridge::connected(bed, Shape { nat: true, ..Shape::default() })?;
+    rebound(bed, Shape::default())
+}
+
+fn five_nodes(bed: &Bed) -> Result {
+    rebound(bed, Shape { nodes: 5, ..Shape::default() })
+}
+
+fn rebound(bed: &Bed, shape: Shape) -> Result {
+    let mut bridge = Bridge::connected(bed, Shape { nat: true, ..shape })?;
     let proof = Proof::begin(&bridge, Extent::Whole)?;
     let inner = bridge.inner()?;
     let receiver = bridge.cluster.client.within(move || -> Result<UdpSocket> {

@@ -14,7 +14,10 @@ mod c5_rebinding;
 mod c6_majority;
 mod c7_drain;
 mod c8_deleted;
+mod c9_external;
 pub(crate) mod common;
+mod g1_strangers;
+mod g2_growth;
 mod s1_connect;
 mod s2_rekey;
 mod s3_manners;
@@ -68,6 +71,9 @@ pub fn all() -> Vec<Scenario> {
         c6_majority::LIST,
         c7_drain::LIST,
         c8_deleted::LIST,
+        c9_external::LIST,
+        g1_strangers::LIST,
+        g2_growth::LIST,
     ]
     .concat()
 }

@@ -42,7 +42,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// What a cluster looks like.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Machines with a daemon.
     pub nodes: usize,
+    /// How many of them form the cluster at first; all, where it is not said.
+    pub members: Option<usize>,
     pub steering: &'static str,
     /// Of `[timing]`.
     pub profile: &'static str,
@@ -52,7 +55,7 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { nodes: 3, steering: "announce", profile: "lan", nat: false }
+        Shape { nodes: 3, members: None, steering: "announce", profile: "lan", nat: false }
     }
 }
 
@@ -69,6 +72,24 @@ impl Edge {
     /// The last octet of its addresses.
     fn host(self) -> u8 {
         11 + self.0 as u8
+    }
+
+    /// Its own address on the outside network; not the service's.
+    pub fn outside(self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 51, 100, self.host())
+    }
+
+    pub fn inside(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 10, 0, self.host())
+    }
+
+    pub fn link(self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, 0, self.host())
+    }
+
+    /// Where other nodes reach it.
+    pub fn advertised(self) -> String {
+        format!("{}:7400", self.link())
     }
 }
 
@@ -104,12 +125,12 @@ impl Cluster {
     /// Builds the networks, starts the nodes, joins them and applies the gateway configuration.
     pub fn start(bed: &Bed, shape: Shape, gateway_toml: &str) -> Result<Cluster> {
         let mut cluster = Cluster::build(bed, shape)?;
-        cluster.form(gateway_toml)?;
+        cluster.form(shape.members.unwrap_or(shape.nodes), gateway_toml)?;
         Ok(cluster)
     }
 
     /// The networks and the daemons, no member of anything yet.
-    fn build(bed: &Bed, shape: Shape) -> Result<Cluster> {
+    pub fn build(bed: &Bed, shape: Shape) -> Result<Cluster> {
         sandbox::require_root()?;
         let dir = bed.new_world()?;
         let fabric = Fabric::new()?;
@@ -145,11 +166,10 @@ impl Cluster {
         for (net, device) in devices {
             self.fabric.connect(&Port::new(net, &name), &machine, device)?;
         }
-        let (host, link) = (edge.host(), Ipv4Addr::new(198, 18, 0, edge.host()));
-        machine.address(OUTER_DEVICE, &format!("198.51.100.{host}/24"))?;
-        machine.address(INNER_DEVICE, &format!("10.10.0.{host}/24"))?;
-        machine.address(INNER_DEVICE, &format!("fd00:10::{host}/64"))?;
-        machine.address(LINK_DEVICE, &format!("{link}/24"))?;
+        machine.address(OUTER_DEVICE, &format!("{}/24", edge.outside()))?;
+        machine.address(INNER_DEVICE, &format!("{}/24", edge.inside()))?;
+        machine.address(INNER_DEVICE, &format!("fd00:10::{}/64", edge.host()))?;
+        machine.address(LINK_DEVICE, &format!("{}/24", edge.link()))?;
         // Replies to anyone else leave towards the client, which stands for the internet.
         machine.ip(&format!("route add default via {CLIENT}"))?;
         for (key, value) in [
@@ -164,7 +184,7 @@ impl Cluster {
             namespace: machine.clone(),
             dir: self.dir.join(&name),
             name,
-            advertise: link,
+            advertise: edge.link(),
             steering: shape.steering,
             profile: shape.profile,
         })?);
@@ -172,17 +192,34 @@ impl Cluster {
         Ok(())
     }
 
-    fn form(&mut self, gateway_toml: &str) -> Result {
-        let (first, others) = self.nodes.split_first().context("a cluster has nodes")?;
-        first.must(&["init", "--name", "test"])?;
-        for node in others {
-            let token = first.must(&["token", "create"])?;
-            let to = format!("198.18.0.{}:7400", Edge(0).host());
-            node.must(&["join", &to, "--token", token.trim()]).context(node.name())?;
+    fn form(&mut self, members: usize, gateway_toml: &str) -> Result {
+        self.away = self.edges().skip(1).collect();
+        self.node(Edge(0)).must(&["init", "--name", "test"])?;
+        for edge in self.edges().take(members).skip(1) {
+            self.join(edge)?;
         }
-        first.apply(gateway_toml)?;
+        self.node(Edge(0)).apply(gateway_toml)?;
         self.wait_ready()?;
         self.wait_settled()
+    }
+
+    // --------------------------------------------------------------------------------------- grow and shrink
+
+    /// Takes a node in that is no member; returns when it is a caught-up voter.
+    pub fn join(&mut self, edge: Edge) -> Result {
+        let host = self.present().into_iter().next().context("no node is left")?;
+        let token = self.node(host).must(&["token", "create"])?;
+        let node = self.node(edge);
+        node.must(&["join", &host.advertised(), "--token", token.trim()]).context(node.name())?;
+        self.away.remove(&edge);
+        Ok(())
+    }
+
+    /// Has a node leave; its daemon goes on as a member of nothing.
+    pub fn leave(&mut self, edge: Edge) -> Result {
+        self.node(edge).must(&["leave"])?;
+        self.away.insert(edge);
+        Ok(())
     }
 
     // ------------------------------------------------------------------------------------------ who is who
@@ -306,6 +343,13 @@ impl Cluster {
         self.nodes[edge.0].kill()
     }
 
+    /// SIGTERM, as a service manager stops it; returns when it has ended.
+    pub fn stop(&mut self, edge: Edge) -> Result {
+        self.nodes[edge.0].stop()?;
+        self.away.insert(edge);
+        Ok(())
+    }
+
     /// Starts a killed node again on the data that it left; does not wait for it.
     pub fn restart(&mut self, edge: Edge) -> Result {
         self.nodes[edge.0].restart()?;
@@ -400,6 +444,8 @@ impl Cluster {
             "pontoon_esp_packets_total{direction=\"in\"} ",
             "pontoon_esp_dropped_packets_total{reason=\"replay\"} ",
             "pontoon_esp_dropped_packets_total{reason=\"unknown_spi\"} ",
+            // With `replay = "strict"`: fresh, but beyond what the owner has claimed of the peer's numbers.
+            "pontoon_esp_dropped_packets_total{reason=\"claim\"} ",
         ];
         let mut judged = 0;
         for edge in self.present() {

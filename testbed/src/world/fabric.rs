@@ -106,6 +106,13 @@ impl Fabric {
         self.switch.run("nft", &[&format!("add rule bridge faults forward {matching}")]).map(drop)
     }
 
+    /// How many frames rules with a `counter` have met since the last `heal`.
+    pub fn met(&self) -> Result<u64> {
+        let chain = self.switch.run("nft", &["list chain bridge faults forward"])?;
+        let counts = chain.lines().filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next());
+        counts.map(|count| count.parse::<u64>().context(count)).sum()
+    }
+
     /// Ends all losses; pulled cables stay pulled.
     pub fn heal(&self) -> Result {
         self.switch.run("nft", &["flush chain bridge faults forward"]).map(drop)

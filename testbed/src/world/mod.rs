@@ -27,6 +27,7 @@ pub mod netns;
 pub mod pontoon;
 pub mod pulse;
 pub mod sandbox;
+pub mod spray;
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

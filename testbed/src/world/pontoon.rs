@@ -163,6 +163,13 @@ impl Pontoon {
         })
     }
 
+    /// Starts one of its commands and does not wait for it; it ends when the handle is dropped.
+    pub fn begin(&self, arguments: &[&str]) -> Result<Daemon> {
+        let mut command = self.inside(&program()?);
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        Daemon::start(&mut command, &self.machine.dir.join("output"))
+    }
+
     /// Runs a command that must succeed; gives its standard output.
     pub fn must(&self, arguments: &[&str]) -> Result<String> {
         let told = self.tell(arguments)?;

@@ -63,6 +63,18 @@ fn a_reader_keeps_what_it_holds() {
     assert!(world.state.find_child(child_spi(SEG, 1)).is_none());
 }
 
+//= test CL-20
+#[test]
+fn what_has_ended_does_not_begin_again_while_its_messages_may_be_about() {
+    let mut world = two();
+    let command = world.sa(ALICE, vec![Step::Remove { why: Why::Terminated }]);
+    world.done(command);
+    let again = world.sa(ALICE, vec![establish(record(ALICE, "alice", &[]))]);
+    assert_eq!(refused(&mut world, again), R::SpiTaken);
+    let other = world.sa(spi(SEG, 9), vec![establish(record(spi(SEG, 9), "alice", &[]))]);
+    world.done(other);
+}
+
 #[test]
 fn of_two_decisions_on_one_revision_one_counts() {
     let mut world = two();
