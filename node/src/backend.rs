@@ -109,6 +109,14 @@ impl Backend for Daemon {
         Daemon::remove_member(self, node, accept_risk).await
     }
 
+    async fn leave(&self, within: Duration, accept_risk: Vec<String>) -> Answer<api::Left> {
+        self.leave_cluster(within, &accept_risk).await
+    }
+
+    fn begin_anew(&self) {
+        self.vacate();
+    }
+
     async fn config_source(&self, revision: Option<u64>) -> Answer<api::ConfigSource> {
         let state = self.member()?.state();
         let configuration = match revision {
@@ -435,7 +443,12 @@ fn last_handover(events: &Events) -> Option<api::Handover> {
 
 /// Proposes, and says in people's words how it ended.
 pub async fn propose(cluster: &Cluster, command: Command) -> Answer<raft::Committed> {
-    cluster.propose(command).await.map_err(|error| match error {
+    cluster.propose(command).await.map_err(proposed)
+}
+
+/// Why something could not be proposed, for a person.
+pub fn proposed(error: ProposeError) -> Fault {
+    match error {
         ProposeError::Refused(Refusal::Record(_)) => Fault::failed("another change was faster").why(error),
         ProposeError::Refused(refusal) => Fault::failed("refused").why(refusal),
         ProposeError::NotLeader(_) => {
@@ -446,7 +459,7 @@ pub async fn propose(cluster: &Cluster, command: Command) -> Answer<raft::Commit
             Fault::timed_out("the change is not committed yet").attempt("pontoon status")
         }
         ProposeError::Fatal(why) => Fault::failed("this node has stopped").why(why),
-    })
+    }
 }
 
 fn find(state: &State, sa: SaRef) -> Option<(Arc<IkeRecord>, Option<ChildSpi>)> {

@@ -10,6 +10,7 @@
 //! nothing has happened yet.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -72,16 +73,46 @@ pub struct Daemon {
     pub(crate) membership: Mutex<Option<Vacant>>,
     cluster: watch::Sender<Option<Cluster>>,
     stop: watch::Sender<bool>,
+    /// This node is out of its cluster.
+    vacated: watch::Sender<bool>,
+}
+
+/// Why a daemon that nothing is wrong with ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// A signal asked for it.
+    Stopped,
+    /// It has left its cluster, and nothing of that is left.
+    Vacated,
 }
 
 /// Runs until a signal asks it to stop. An error is what the process exits with.
 pub fn run(config: NodeConfig, observe: Observe) -> Result<(), Fault> {
     let raft = runtime::build("raft", Some(runtime::RAFT_THREADS))?;
     let control = runtime::build("control", None)?;
-    control.block_on(live(config, observe, RaftRuntime::of(&raft)))
+    match control.block_on(live(config, observe, RaftRuntime::of(&raft)))? {
+        Ended::Stopped => Ok(()),
+        Ended::Vacated => Err(begin_anew()),
+    }
 }
 
-async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result<(), Fault> {
+/// Becomes a process without a past: the same program with the same arguments and process id, in the place of this one.
+/// Device, sockets and the directory's lock close with it. Returns only what went wrong.
+fn begin_anew() -> Fault {
+    let mut arguments = std::env::args_os();
+    let failed = |error| Fault::failed("this node has left, and cannot start anew").why(error);
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return failed(error),
+    };
+    let mut command = std::process::Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    failed(command.args(arguments).exec())
+}
+
+async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result<Ended, Fault> {
     let (worker, reports) = packet_side(&config).await.map_err(|error| error.fault())?;
     let (links, port) = listen(&config, &raft).await.map_err(|error| error.fault())?;
     let asks = Asks::new(Arc::new(links.clone()));
@@ -114,10 +145,12 @@ async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result
         membership: Mutex::new(None),
         cluster: watch::Sender::new(None),
         stop: watch::Sender::new(false),
+        vacated: watch::Sender::new(false),
         config,
     });
     daemon.links.on_join(Arc::new(growth::door(&daemon)));
     daemon.spawn_servants(steering, ways, wished, reports).await?;
+    let mut ended = std::pin::pin!(daemon.until_stopped());
     match opened {
         Opened::Vacant(vacant) => {
             tracing::info!("not a member of a cluster yet: waiting for `pontoon init` or `pontoon join`");
@@ -126,12 +159,16 @@ async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result
         Opened::Member(cluster) => {
             // Where there is no majority this waits for one, and the node is asked and stopped all the same.
             tokio::select! {
-                entered = daemon.enter(cluster) => entered?,
-                ended = daemon.until_stopped() => return ended,
+                entered = daemon.enter(cluster) => match entered {
+                    // The log was closed under it.
+                    Err(_) if *daemon.stop.borrow() => {}
+                    entered => entered?,
+                },
+                ended = &mut ended => return ended,
             }
         }
     }
-    daemon.until_stopped().await
+    ended.await
 }
 
 impl Daemon {
@@ -201,6 +238,12 @@ impl Daemon {
         }
     }
 
+    /// Out of its cluster, this node clears away what it has of it and begins anew. Does nothing while it is a member
+    /// of nothing.
+    pub(crate) fn vacate(&self) {
+        self.vacated.send_replace(self.cluster().is_some());
+    }
+
     /// Starts to live as a member.
     pub(crate) async fn enter(&self, cluster: Cluster) -> Result<(), Fault> {
         let shared = Shared {
@@ -264,13 +307,15 @@ impl Daemon {
         Ok(())
     }
 
-    async fn until_stopped(&self) -> Result<(), Fault> {
+    async fn until_stopped(&self) -> Result<Ended, Fault> {
         let fatal = async { self.member_of().await.fatal().await };
+        let mut vacated = self.vacated.subscribe();
         let ended = tokio::select! {
             why = fatal => Err(fatal_fault(&self.config, why)),
-            () = stop_signal() => Ok(()),
+            () = stop_signal() => Ok(Ended::Stopped),
+            Ok(_) = vacated.wait_for(|vacated| *vacated) => Ok(Ended::Vacated),
         };
-        if ended.is_ok()
+        if matches!(ended, Ok(Ended::Stopped))
             && let Some(cluster) = self.cluster()
         {
             // A second signal wants it at once.
@@ -284,6 +329,11 @@ impl Daemon {
             && tokio::time::timeout(STOP_WITHIN, cluster.shutdown()).await.is_err()
         {
             tracing::warn!("the log did not close in time; it is read back at the next start");
+        }
+        if matches!(ended, Ok(Ended::Vacated))
+            && let Some(cluster) = self.cluster()
+        {
+            cluster.forget().map_err(|error| open_fault(&self.config, error.into()))?;
         }
         ended
     }
@@ -451,17 +501,7 @@ async fn farewell(cluster: &Cluster, asks: &Asks) {
         Ok(done) => tracing::info!(segments = done.segments, took = ?done.took, "handed over"),
         Err(fault) => tracing::warn!(why = fault.why, "stopping all the same: {}", fault.what),
     }
-    if cluster.status().role != raft::Role::Leader {
-        return;
-    }
-    let wanted = figures::Wanted::default();
-    let figures = figures::gather(cluster, asks, &wanted, figures::WITHIN).await;
-    let voters = cluster.status().voters;
-    let others = figures.iter().filter(|(other, _)| **other != node && voters.contains(other));
-    let Some((&heir, _)) = others.max_by_key(|(_, figures)| figures.applied) else { return };
-    if let Err(error) = cluster.transfer_leader(heir).await {
-        tracing::warn!(%heir, %error, "the leadership is left behind");
-    }
+    drain::hand_over_lead(cluster, asks).await;
 }
 
 async fn stop_signal() {

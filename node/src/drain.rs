@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use raft::Cluster;
 use raft::state::{Command, Draining, NodeId};
+use raft::{Cluster, Role};
 use tokio::time::{Instant, timeout_at};
 
 use crate::asks::Asks;
@@ -93,6 +93,21 @@ async fn somebody_can_take_them(cluster: &Cluster, asks: &Asks, node: NodeId) ->
         .why("no other voter is up and takes segments")
         .attempt("pontoon members   (which are down, or drain too?)")
         .attempt("add a node:  pontoon token create, then pontoon join on it"))
+}
+
+/// The leadership goes to the voter that has applied most, when this node has it and another is up.
+pub async fn hand_over_lead(cluster: &Cluster, asks: &Asks) {
+    let node = cluster.node();
+    if cluster.status().role != Role::Leader {
+        return;
+    }
+    let figures = figures::gather(cluster, asks, &Wanted::default(), figures::WITHIN).await;
+    let voters = cluster.status().voters;
+    let others = figures.iter().filter(|(other, _)| **other != node && voters.contains(other));
+    let Some((&heir, _)) = others.max_by_key(|(_, figures)| figures.applied) else { return };
+    if let Err(error) = cluster.transfer_leader(heir).await {
+        tracing::warn!(%heir, %error, "the leadership is left behind");
+    }
 }
 
 pub fn owned(cluster: &Cluster, node: NodeId) -> usize {

@@ -22,6 +22,7 @@ use crate::drain::owned;
 use crate::fault::{Exit, Fault};
 use crate::figures::Wanted;
 use crate::io::clock::{Clock, SystemClock};
+use crate::leave;
 use crate::observe::rfc3339;
 
 /// The longest life of a token: what lies about for longer is found by the wrong people.
@@ -38,8 +39,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 const REMOVED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// `--accept-risk` of a removal that leaves too few voters that are up, and of one of a node that is up itself.
-const LOSE_QUORUM: &str = "lose-quorum";
+/// `--accept-risk` of an end that leaves too few voters that are up, and of the removal of a node that is up itself.
+pub const LOSE_QUORUM: &str = "lose-quorum";
 const NODE_IS_UP: &str = "node-is-up";
 
 /// Who takes newcomers in for this daemon.
@@ -156,12 +157,11 @@ impl Daemon {
                 .attempt("pontoon leave   (on that node)")
                 .attempt(format!("pontoon members remove {} --accept-risk {NODE_IS_UP}", member.name)));
         }
-        let voters: Vec<_> = overview.raft.voters.iter().filter(|voter| **voter != member.id).collect();
-        let up = voters.iter().filter(|voter| overview.is_up(***voter)).count();
-        if !voters.is_empty() && up < voters.len() / 2 + 1 && !accepts(LOSE_QUORUM) {
+        let left = leave::without(&overview, member.id);
+        if left.voters > 0 && !left.has_quorum && !accepts(LOSE_QUORUM) {
             let what = format!("refused: without {} no quorum remains", member.name);
             return Err(Fault::new(Exit::Dangerous, what)
-                .why(format!("{up} of the {} other voters are up", voters.len()))
+                .why(format!("{} of the {} other voters are up", left.up, left.voters))
                 .attempt("bring the others back first")
                 .attempt(format!("pontoon members remove {} --accept-risk {LOSE_QUORUM}", member.name)));
         }

@@ -37,6 +37,7 @@ pub mod gateway;
 pub mod growth;
 pub mod io;
 pub mod lease;
+pub mod leave;
 pub mod lifeline;
 pub mod liveness;
 pub mod lookout;

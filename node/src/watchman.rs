@@ -166,6 +166,7 @@ fn differing(overview: &Overview) -> Vec<String> {
 fn health(daemon: &Daemon, cluster: &Cluster, raft: &RaftStatus) {
     let (observe, state) = (&daemon.observe, cluster.state());
     observe.clear(HealthCode::NotMember);
+    observe.check(HealthCode::Removed, daemon.is_expelled(cluster), || "the cluster has removed this node");
     observe.check(HealthCode::NoLeader, raft.leader.is_none(), || "no leader is known");
     let unconfigured = state.configuration().is_none();
     observe.check(HealthCode::NoConfig, unconfigured, || "no client can connect before one is applied");

@@ -17,6 +17,7 @@ mod drain;
 mod events;
 mod init;
 mod join;
+mod leave;
 mod members;
 mod output;
 mod run;
@@ -104,14 +105,7 @@ pub enum Command {
     /// Add this node to a cluster
     Join(join::JoinArgs),
     /// Drain, demote and remove this node
-    Leave {
-        /// How long the drain may take
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
-        deadline: Duration,
-        /// Go on although it is dangerous
-        #[arg(long, value_name = "NAME")]
-        accept_risk: Vec<String>,
-    },
+    Leave(leave::LeaveArgs),
     /// Move the segments of a node away without losing a packet
     Drain(drain::DrainArgs),
     /// Let a drained node take part again
@@ -231,10 +225,7 @@ fn execute(command: Command, context: &Context) -> Result<Exit, Fault> {
         Command::Man => completions::man(context),
         Command::Token(command) => join::token(command, context),
         Command::Join(args) => join::join(args, context),
-        Command::Leave { .. } => Err(not_built(
-            "leave",
-            "drain it, stop it, and remove it on another node: `pontoon members remove`",
-        )),
+        Command::Leave(args) => leave::execute(args, context),
         Command::Drain(args) => drain::drain(args, context),
         Command::Undrain(args) => drain::undrain(args, context),
         Command::Initiate { .. } => Err(not_built("initiate", "connections are started by the peer")),

@@ -370,7 +370,7 @@ fn every_command_ends_with_the_exit_code_of_the_contract() {
         (vec!["wait", "--for", "ready", "--timeout", "100ms"], Exit::Unreachable),
         (vec!["token", "create"], Exit::Unreachable),
         (vec!["join", "a:1", "--token", "t"], Exit::Unreachable),
-        (vec!["leave"], Exit::Usage),
+        (vec!["leave"], Exit::Unreachable),
         (vec!["drain"], Exit::Unreachable),
         (vec!["undrain", "edge-1"], Exit::Unreachable),
         (vec!["initiate", "branch"], Exit::Usage),

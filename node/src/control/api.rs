@@ -359,6 +359,18 @@ pub struct Removed {
     pub id: u64,
 }
 
+/// What `leave` did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Left {
+    pub node: String,
+    /// The one that it has left; none: it was a member of nothing.
+    pub cluster: Option<String>,
+    /// Of that cluster, without it. 0: not known, since others had removed it before.
+    pub voters: u32,
+    /// How many of them may fail before the cluster stops.
+    pub spare: u32,
+}
+
 /// What `drain` did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drained {

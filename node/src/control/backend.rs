@@ -37,6 +37,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Joins the cluster of the token by asking the member at `address`; returns when this node lives as a member.
     fn join(&self, address: String, token: String) -> impl Future<Output = Answer<api::Joined>> + Send;
     fn join_progress(&self) -> impl Future<Output = Answer<api::JoinProgress>> + Send;
+    /// Takes this node out of its cluster, within that time.
+    fn leave(
+        &self,
+        within: Duration,
+        accept_risk: Vec<String>,
+    ) -> impl Future<Output = Answer<api::Left>> + Send;
+    /// Called when the answer of `leave` is on its way: the daemon ends and begins anew, member of nothing.
+    fn begin_anew(&self);
     /// Removes a member that will not come back.
     fn remove_member(
         &self,

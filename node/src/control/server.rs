@@ -130,6 +130,16 @@ async fn converse<B: Backend>(stream: UnixStream, backend: &B) {
                     () = hung_up(&mut read) => return,
                 }
             }
+            Ok(call @ Call::Leave { .. }) => {
+                let answer = answer(backend, call).await;
+                let left = answer.is_ok();
+                let sent = send_answer(&mut write, answer).await;
+                // Afterwards nobody is here to tell it.
+                if left {
+                    backend.begin_anew();
+                }
+                sent
+            }
             Ok(call) => send_answer(&mut write, answer(backend, call).await).await,
             Err(fault) => send(&mut write, ReplyBody::Fault(fault)).await,
         };
@@ -204,6 +214,10 @@ async fn answer<B: Backend>(backend: &B, call: Call) -> Answer<Value> {
         }
         Call::Join { address, token } => value(backend.join(address, token).await),
         Call::JoinProgress => value(backend.join_progress().await),
+        Call::Leave { deadline_ms, accept_risk } => {
+            let within = Duration::from_millis(deadline_ms).min(WAIT_MAX);
+            value(backend.leave(within, accept_risk).await)
+        }
         Call::RemoveMember { node, accept_risk } => value(backend.remove_member(node, accept_risk).await),
         Call::ConfigShow { revision } => value(config_show(backend, revision).await),
         Call::ConfigDiff { source } => value(config_diff(backend, source.into()).await),

@@ -200,6 +200,12 @@ impl Backend for Fake {
         Ok(api::JoinProgress { applied: Some(9), vote: Some(api::Vote::Voter), caught_up: true })
     }
 
+    async fn leave(&self, _: Duration, _: Vec<String>) -> Answer<api::Left> {
+        Ok(api::Left { node: "edge-1".into(), cluster: Some("lyon".into()), voters: 2, spare: 0 })
+    }
+
+    fn begin_anew(&self) {}
+
     async fn remove_member(&self, node: String, _: Vec<String>) -> Answer<api::Removed> {
         Err(Fault::not_found(format!("there is no node {node}")))
     }

@@ -43,6 +43,7 @@ pub enum Call {
     CreateToken { ttl_ms: u64, uses: u32, role: Vote },
     Join { address: String, token: String },
     JoinProgress,
+    Leave { deadline_ms: u64, accept_risk: Vec<String> },
     RemoveMember { node: String, accept_risk: Vec<String> },
     ConfigShow { revision: Option<u64> },
     ConfigDiff { source: WireSource },

@@ -69,6 +69,7 @@ health_codes! {
     CutOff, "cut-off", Critical, "look at the cable and the switch of the device; other nodes serve meanwhile";
     SegmentsUnowned, "segments-unowned", Critical, "start a node that is down, or `undrain` one";
     SteeringSettings, "steering-settings", Warning, "set what the text says, also in /etc/sysctl.d/; then `pontoon doctor`";
+    Removed, "removed", Critical, "run `pontoon leave` here, which clears what is left; then it may join again";
     NotMember, "not-a-member", Warning, "make a cluster with `pontoon init`, or join one with `pontoon join`";
     NoSpare, "no-spare-node", Warning, "add nodes: with three voters one may fail";
     EvenVoters, "even-voters", Warning, "add a voter or make one a learner: an even number survives no more failures";

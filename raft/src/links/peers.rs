@@ -36,6 +36,16 @@ pub struct PeerLink {
     pub why: Option<Arc<str>>,
 }
 
+/// What a member says to one that is none any more, at the end of its refusal.
+pub(super) const REMOVED: &str = "is no member any more";
+
+impl PeerLink {
+    /// The member at the other end, whose word its certificate proves, says that this node was removed.
+    pub fn says_removed(&self) -> bool {
+        self.state != LinkState::Up && self.why.as_deref().is_some_and(|why| why.ends_with(REMOVED))
+    }
+}
+
 pub type Peers = Arc<BTreeMap<NodeId, PeerLink>>;
 
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::counters::{LinkCounters, Refused};
 use super::message::Body;
-use super::peers::{Board, LinkState, Peers};
+use super::peers::{Board, LinkState, Peers, REMOVED};
 use super::pki::{Credentials, PkiError, Subject};
 use super::session::{KEY_LEN, Session, Sessions};
 use super::wire::{Liveness, Wire};
@@ -342,7 +342,7 @@ impl Shared {
         let why = if it.node.0 > state.applied() {
             format!("node {} is not known here yet", it.node)
         } else {
-            format!("node {} is no member any more", it.node)
+            format!("node {} {REMOVED}", it.node)
         };
         Err((Refused::NotMember, why))
     }
