@@ -33,7 +33,11 @@ pub(super) const LIST: &[Scenario] = &[
     Scenario { name: "c3-rekey", what: "kills within rekeys of both kinds, from both sides", run: rekey },
     Scenario { name: "c3-delete", what: "kills within deletes, from both sides", run: delete },
     Scenario { name: "c3-liveness", what: "kills within liveness, from the client", run: liveness },
-    Scenario { name: "c3-liveness-by-us", what: "kills within liveness, from the gateway", run: liveness_by_us },
+    Scenario {
+        name: "c3-liveness-by-us",
+        what: "kills within liveness, from the gateway",
+        run: liveness_by_us,
+    },
     Scenario { name: "c3-five-nodes", what: "kills within exchanges, with five nodes", run: five_nodes },
 ];
 
@@ -63,8 +67,9 @@ enum Moment {
 
 /// How long a request has to be processed at a node that cannot commit it.
 const ON_ITS_WAY: Duration = Duration::from_millis(150);
-/// How long all retransmissions may take.
+/// How long all retransmissions of the client may take, and ours to one that is gone.
 const PATIENCE: Duration = Duration::from_secs(25);
+const GONE: Duration = Duration::from_secs(100);
 
 /// All of them.
 const EACH: &[Moment] = &[Moment::Before, Moment::Uncommitted, Moment::Unsent, Moment::Sent];
@@ -91,7 +96,9 @@ fn rekey(bed: &Bed) -> Result {
 }
 
 fn delete(bed: &Bed) -> Result {
-    steps(bed, 3, LONG, &[(Exchange::Delete, EACH), (Exchange::DeleteByUs, EACH)])
+    // A client whose answer is lost has nothing left that could answer again: we ask for a minute.
+    let by_us = bed.choose(&[Moment::Before, Moment::Uncommitted, Moment::Sent][..], EACH);
+    steps(bed, 3, LONG, &[(Exchange::Delete, EACH), (Exchange::DeleteByUs, by_us)])
 }
 
 fn liveness(bed: &Bed) -> Result {
@@ -228,7 +235,7 @@ fn serves_newcomer(cluster: &Cluster) -> Result<Edge> {
 fn expect(bridge: &Bridge, exchange: Exchange, moment: Moment, mark: usize) -> Result {
     let in_vain = exchange.is_ours() && moment == Moment::Uncommitted;
     let wanted = usize::from(in_vain || !matches!(exchange, Exchange::Delete | Exchange::DeleteByUs));
-    eventually(PATIENCE, || {
+    eventually(if exchange == Exchange::DeleteByUs { GONE } else { PATIENCE }, || {
         let sas = of_client(&bridge.client)?;
         ensure!(sas.len() == wanted, "the client has {} IKE SAs", sas.len());
         ensure!(sas.iter().all(|sa| sa.children.len() == 1), "the client's children: {sas:?}");

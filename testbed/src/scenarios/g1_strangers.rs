@@ -50,16 +50,17 @@ fn strangers(bed: &Bed) -> Result {
     logged(cluster.node(other), "", "handshake")?;
     // A name that is up is not taken over.
     let members = cluster.node(first).json(&["members"])?;
-    ensure!(members["members"].as_array().is_some_and(|list| list.len() == 2), "strangers came in: {members}");
+    ensure!(
+        members["members"].as_array().is_some_and(|list| list.len() == 2),
+        "strangers came in: {members}"
+    );
 
     // None of it has spoilt anything.
     third_node.must(&["join", &first.advertised(), "--token", &token(&[])?])?;
 
     // A member that was removed while it was away finds the door closed, though its certificate is the cluster's.
     cluster.kill(third)?;
-    eventually(PATIENCE, || {
-        cluster.node(first).must(&["members", "remove", &third.to_string()]).map(drop)
-    })?;
+    eventually(PATIENCE, || cluster.node(first).must(&["members", "remove", &third.to_string()]).map(drop))?;
     cluster.restart(third)?;
     logged(cluster.node(first), "", "no member any more")?;
     logged(cluster.node(third), "", "no member any more")

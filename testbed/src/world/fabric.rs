@@ -109,7 +109,8 @@ impl Fabric {
     /// How many frames rules with a `counter` have met since the last `heal`.
     pub fn met(&self) -> Result<u64> {
         let chain = self.switch.run("nft", &["list chain bridge faults forward"])?;
-        let counts = chain.lines().filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next());
+        let counts =
+            chain.lines().filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next());
         counts.map(|count| count.parse::<u64>().context(count)).sum()
     }
 
