@@ -5,6 +5,7 @@
 //!   world      client - gateway - server in network namespaces, and what runs in them
 //!   charon     an unmodified strongSwan, as the client or as the gateway to compare with
 //!   checkers   a capture file against the invariants I1, I2, I3, I8: one file each
+//!   compose    three gateways, a client and a web server as containers
 //!   model      the protocol of takeovers, numbers and records: every reachable state
 //!   tshark     a second opinion on every integrity value, by code that is not ours
 //!   scenarios  scripts over all of these
@@ -18,6 +19,7 @@
 pub mod bench;
 pub mod charon;
 pub mod checkers;
+pub mod compose;
 pub mod keys;
 pub mod model;
 pub mod outcome;

@@ -1,5 +1,5 @@
 //! The developer's commands: `cargo verify`, `cargo fix-all`, `cargo netns`, `cargo spec`,
-//! `cargo bench`, `cargo model`.
+//! `cargo bench`, `cargo model`, `cargo compose`.
 //!
 //! The aliases are in `.cargo/config.toml`. Exit code 0 when all is well, 1 when not, 2 for a wrong command line.
 #![forbid(unsafe_code)]
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::outcome::{Context, Result, Stop};
 use testbed::world::sandbox;
-use testbed::{bench, model, scenarios, spec, verify};
+use testbed::{bench, compose, model, scenarios, spec, verify};
 
 #[derive(Parser, Debug)]
 #[command(name = "testbed", about = "Checks, scenarios and figures of pontoon")]
@@ -65,12 +65,33 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Three gateways, a client and a web server as containers of this machine's engine
+    Compose {
+        #[command(subcommand)]
+        act: Act,
+    },
     /// Which requirement has code, which has a test
     Spec {
         /// Every row, not only the sums
         #[arg(long)]
         all: bool,
     },
+}
+
+#[derive(Subcommand, Clone, Copy, Debug)]
+enum Act {
+    /// Everything, from nothing to a tunnel; or what is missing of it
+    Up,
+    /// A file through the tunnel
+    Download,
+    /// SIGKILL to the gateway that has the tunnel
+    KillOwner,
+    /// What the gateways say of themselves
+    Status,
+    /// Take all of it away, volumes included
+    Down,
+    /// What `cargo verify` runs: all of this, and what may go wrong
+    Check,
 }
 
 fn main() -> ExitCode {
@@ -106,6 +127,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Model { quick } => {
             Ok(model::run(if quick { model::Extent::Small } else { model::Extent::Full }))
         }
+        Command::Compose { act } => contain(act).map(|()| true),
         Command::Spec { all } => {
             let coverage = spec::cover(&verify::root())?;
             print!("{}", coverage.table(all));
@@ -131,4 +153,26 @@ fn netns(names: &[String], full: bool, built: bool, report: Option<PathBuf>) -> 
         return Ok(items.iter().all(|item| item.fault.is_none() || item.skipped));
     }
     Ok(verify::summarise(&items))
+}
+
+fn contain(act: Act) -> Result {
+    let compose = compose::Compose::find()?;
+    match act {
+        Act::Up => {
+            verify::build_program()?;
+            compose.up()?;
+            print!("{}", compose.status()?);
+            println!(
+                "\nnext:  cargo compose download, and meanwhile  cargo compose kill-owner\nundo:  cargo compose down"
+            );
+        }
+        Act::Download => print!("{}", compose.download()?),
+        Act::KillOwner => {
+            println!("{} had the tunnel and is killed\nundo:  cargo compose up", compose.kill_owner()?)
+        }
+        Act::Status => print!("{}", compose.status()?),
+        Act::Down => compose.down()?,
+        Act::Check => compose::check()?,
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `cargo verify`: everything that must hold, in order, with a summary that names what was skipped.
 //!
 //! ```text
-//!   format  clippy  docs  tests (tidy among them)  spec  scenarios
+//!   format  clippy  docs  tests (tidy among them)  spec  compose  scenarios
 //! ```
 //!
 //! A step that fails does not stop the later ones: one run tells all. The last line is `N passed, N failed, N skipped`.
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::compose;
 use crate::outcome::{Context, Result, Stop};
 use crate::scenarios::{self, Ended};
 use crate::spec;
@@ -61,6 +62,7 @@ pub fn verify(choice: Choice) -> Result<bool> {
             faults => Err(Stop::Failed(format!("{} faults:\n  {}", faults.len(), faults.join("\n  ")))),
         }
     });
+    step(&mut items, "compose", compose::check);
     if choice.without_scenarios {
         skip_scenarios(&mut items, "left out by request");
     } else if let Err(stop) = sandbox::require() {
