@@ -100,16 +100,13 @@ pub fn run(config: NodeConfig, observe: Observe) -> Result<(), Fault> {
 /// Device, sockets and the directory's lock close with it. Returns only what went wrong.
 fn begin_anew() -> Fault {
     let mut arguments = std::env::args_os();
-    let failed = |error| Fault::failed("this node has left, and cannot start anew").why(error);
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return failed(error),
-    };
-    let mut command = std::process::Command::new(program);
+    // An upgrade may have put another file in the place of ours, or none.
+    let program = std::env::current_exe().ok().filter(|program| program.exists());
+    let mut command = std::process::Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()));
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    failed(command.args(arguments).exec())
+    Fault::failed("this node has left, and cannot start anew").why(command.args(arguments).exec())
 }
 
 async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result<Ended, Fault> {
@@ -154,6 +151,7 @@ async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result
     match opened {
         Opened::Vacant(vacant) => {
             tracing::info!("not a member of a cluster yet: waiting for `pontoon init` or `pontoon join`");
+            clear_remains(&daemon.config).await;
             *daemon.membership.lock().await = Some(vacant);
         }
         Opened::Member(cluster) => {
@@ -502,6 +500,14 @@ async fn farewell(cluster: &Cluster, asks: &Asks) {
         Err(fault) => tracing::warn!(why = fault.why, "stopping all the same: {}", fault.what),
     }
     drain::hand_over_lead(cluster, asks).await;
+}
+
+/// What a cluster that this node has left may have kept here: routes that swallow its networks, and replay marks.
+async fn clear_remains(config: &NodeConfig) {
+    if let Err(error) = Ways::purge().await {
+        tracing::warn!(%error, "routes of an earlier membership stay");
+    }
+    Marks::remove(&config.data_dir);
 }
 
 async fn stop_signal() {

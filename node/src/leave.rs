@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Each step is committed before the next begins, and found done when `leave` is given again: it can be cut off anywhere.
-//! The vote goes before the membership, since a learner still hears of the end of it. The cluster has as many voters as
-//! it needs at every step: the majority is asked for before the first.
+//! The vote goes before the membership, since a learner still hears of the end of it. That the others are enough is asked
+//! before the drain, and again before the vote goes.
 
 use std::time::Duration;
 
@@ -49,11 +49,11 @@ impl Daemon {
         let quorum = without(&overview, cluster.node());
         check(&node, &overview, &quorum, accept_risk)?;
         drain::drain(&cluster, &self.asks, cluster.node(), Draining::UntilUndrain, within).await?;
-        timeout_at(deadline, self.resign(&cluster)).await.map_err(|_| {
+        timeout_at(deadline, self.resign(&cluster, accept_risk)).await.map_err(|_| {
             Fault::timed_out(format!("{node} is drained, and not out of the cluster yet"))
                 .why("a step of it is not committed yet")
+                .attempt("pontoon status")
                 .attempt("pontoon leave   (again: it goes on where it was)")
-                .attempt(format!("pontoon undrain {node}   (stays)"))
         })??;
         tracing::info!("left the cluster");
         Ok(api::Left { node, cluster: of, voters: quorum.voters, spare: quorum.spare })
@@ -78,12 +78,21 @@ impl Daemon {
         let gone = state.cluster().is_some() && state.members().get(cluster.node()).is_none();
         // A newcomer is in nobody's state yet, its own included, and applies what others had before it was there.
         let was_here = state.applied() >= cluster.node().0;
-        (gone && was_here) || self.links.peers().borrow().values().any(|peer| peer.says_removed())
+        // While its vote may count the others may need it.
+        if gone && was_here && !votes(cluster) {
+            return true;
+        }
+        let peers = self.links.peers();
+        let peers = peers.borrow();
+        let up = peers.values().any(|peer| peer.state == LinkState::Up);
+        !up && peers.values().any(|peer| peer.says_removed())
     }
 
     /// From a drained node to one that is no member.
-    async fn resign(&self, cluster: &Cluster) -> Result<(), Fault> {
+    async fn resign(&self, cluster: &Cluster, accept_risk: &[String]) -> Result<(), Fault> {
         let node = cluster.node();
+        let overview = self.overview(Wanted::default()).await?;
+        check(&self.config.name, &overview, &without(&overview, node), accept_risk)?;
         drain::hand_over_lead(cluster, &self.asks).await;
         if cluster.state().members().get(node).is_some_and(|it| it.suffrage == Suffrage::Voter) {
             propose(cluster, Command::SetSuffrage { node, suffrage: Suffrage::Learner }).await?;
@@ -106,9 +115,13 @@ impl Daemon {
     }
 }
 
-/// The voters when `node` is none of them.
+/// The voters when `node` is none of them, and none of those that are about to go.
 pub fn without(overview: &Overview, node: NodeId) -> api::Quorum {
-    let others = || overview.raft.voters.iter().filter(|voter| **voter != node);
+    let stays = |voter: &NodeId| {
+        let member = overview.state.members().get(*voter);
+        *voter != node && member.is_some_and(|member| member.suffrage == Suffrage::Voter)
+    };
+    let others = || overview.raft.voters.iter().filter(|voter| stays(voter));
     api::Quorum::of(others().count() as u32, others().filter(|voter| overview.is_up(**voter)).count() as u32)
 }
 

@@ -24,6 +24,9 @@ use crate::datapath::Handle;
 /// How often the marks are written while there is traffic.
 pub const EVERY: Duration = Duration::from_millis(100);
 
+/// In the data directory.
+const FILE: &str = "replay.marks";
+
 #[derive(Clone, Debug)]
 pub struct Marks {
     path: Arc<PathBuf>,
@@ -32,9 +35,20 @@ pub struct Marks {
 }
 
 impl Marks {
+    /// Removes what is in `data_dir`, of a cluster that this node has left.
+    pub fn remove(data_dir: &Path) {
+        let path = data_dir.join(FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, file = %path.display(), "cannot remove the replay marks");
+            }
+            _ => {}
+        }
+    }
+
     /// The marks of the process before this one; none when there is no file or it is not ours to understand.
     pub fn open(data_dir: &Path) -> Marks {
-        let path = data_dir.join("replay.marks");
+        let path = data_dir.join(FILE);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let old = text.lines().filter_map(parse).collect();
         Marks { path: Arc::new(path), old: Arc::new(Mutex::new(old)) }

@@ -33,7 +33,8 @@ done
 
 # The secret of the client: made here, and nowhere else.
 if [ ! -s /run/secrets/alice.psk ]; then
-    busybox head -c 24 /dev/urandom | busybox base64 > /run/secrets/alice.psk
+    # One that begins with 0s or 0x would be another encoding to strongSwan.
+    printf 'k%s' "$(busybox head -c 24 /dev/urandom | busybox base64)" > /run/secrets/alice.psk
     printf 'secrets { ike-alice { id = alice\n secret = %s } }\n' "$(cat /run/secrets/alice.psk)" > /run/secrets/swanctl.conf
 fi
 cp /etc/pontoon/gateway.toml /tmp/gateway.toml

@@ -132,7 +132,7 @@ async fn converse<B: Backend>(stream: UnixStream, backend: &B) {
             }
             Ok(call @ Call::Leave { .. }) => {
                 let answer = answer(backend, call).await;
-                let left = answer.is_ok();
+                let left = answer.as_ref().is_ok_and(|left| !left["cluster"].is_null());
                 let sent = send_answer(&mut write, answer).await;
                 // Afterwards nobody is here to tell it.
                 if left {

@@ -329,11 +329,14 @@ impl Shared {
             return Err((Refused::Vacant, "this node is being stopped".into()));
         };
         let state = self.cluster().map(|cluster| cluster.state()).unwrap_or_default();
-        if let Some(member) = state.members().get(it.node)
-            && member.key != it.key
-        {
-            let why = format!("node {} has joined with another key", it.node);
-            return Err((Refused::OtherKey, why));
+        match state.members().get(it.node) {
+            // The roll may be a moment behind the state.
+            Some(member) if member.key == it.key => return Ok(()),
+            Some(_) => {
+                let why = format!("node {} has joined with another key", it.node);
+                return Err((Refused::OtherKey, why));
+            }
+            None => {}
         }
         // Newly joined, this node learns from them who else is a member.
         if roll.contains_key(&it.node) || !roll.contains_key(&me) {

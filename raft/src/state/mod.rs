@@ -6,7 +6,7 @@
 //!   pools      inner addresses                          config     the gateway configuration, its revisions
 //!   tokens     who may join                           authority  who signs nodes into the cluster
 //!   cookies    the secret of IKE_SA_INIT cookies        version    the cluster's name and version
-//!   farewells  replies to the Deletes of peers
+//!   farewells  what stays of IKE SAs that have ended
 //! ```
 //!
 //! `State` is a persistent value: a clone costs nothing and stays as it is, so readers hold one while the next
@@ -332,7 +332,7 @@ impl State {
         self.configurations.get(revision)
     }
 
-    /// What stays of an IKE SA that the peer has ended.
+    /// What stays of an IKE SA that has ended a short while ago.
     pub fn farewell(&self, spi: Spi) -> Option<&Arc<Farewell>> {
         self.farewells.get(spi)
     }

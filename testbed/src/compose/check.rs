@@ -4,20 +4,22 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Compose, EDGES, PATIENCE, docker};
+use super::{Compose, EDGES, PATIENCE, PROJECT, docker};
 use crate::ensure;
-use crate::outcome::{Context, Result};
+use crate::outcome::{Context, Result, Stop};
 use crate::verify;
 use crate::world::{eventually, exec};
 
 /// When the owner dies in the download.
 const INTO: Duration = Duration::from_millis(300);
 
-/// From nothing to nothing; what was there before is taken away.
+/// From nothing to nothing. What somebody has up is left alone.
 pub fn check() -> Result {
     let compose = Compose::find()?;
+    if compose.exists() {
+        return Err(Stop::Skipped("its containers are there already (cargo compose down)".into()));
+    }
     verify::build_program()?;
-    compose.down()?;
     let result = steps(&compose);
     if result.is_err() {
         for service in ["form", "client", "edge-1", "edge-2", "edge-3"] {
@@ -53,7 +55,7 @@ fn steps(compose: &Compose) -> Result {
 
     let id = id_of(compose, "edge-3")?;
     docker(&["rm", "--force", "--volumes", &compose.container("edge-3")?])?;
-    docker(&["volume", "rm", "pontoon_data-3"])?;
+    docker(&["volume", "rm", &format!("{PROJECT}_data-3")])?;
     compose.up()?;
     let new = id_of(compose, "edge-3")?;
     ensure!(new > id, "edge-3 was node {id}, lost its volume, and is node {new}");
@@ -68,13 +70,17 @@ fn steps(compose: &Compose) -> Result {
 }
 
 fn only_process(compose: &Compose) -> Result {
-    for edge in EDGES {
-        let processes = docker(&["top", &compose.container(edge)?, "-o", "pid,comm"])?;
-        // One line is the heading; a health check may be under way.
-        let others: Vec<&str> = processes.lines().skip(1).filter(|line| !line.contains("pontoon")).collect();
-        ensure!(others.is_empty(), "{edge} also runs {others:?}");
-    }
-    Ok(())
+    // A health check may just begin, as a process of the engine's.
+    eventually(PATIENCE, || {
+        for edge in EDGES {
+            let processes = docker(&["top", &compose.container(edge)?, "-o", "pid,comm"])?;
+            // The first line is the heading.
+            let others: Vec<&str> =
+                processes.lines().skip(1).filter(|line| !line.contains("pontoon")).collect();
+            ensure!(others.is_empty(), "{edge} also runs {others:?}");
+        }
+        Ok(())
+    })
 }
 
 /// The SPIs of the tunnel, as the client shows them.

@@ -27,7 +27,7 @@ use crate::world::eventually;
 use crate::world::exec;
 
 /// Of the containers, networks and volumes, and of nothing else on the machine.
-const PROJECT: &str = "pontoon";
+const PROJECT: &str = "pontoon-compose";
 const EDGES: [&str; 3] = ["edge-1", "edge-2", "edge-3"];
 /// How long a cluster of containers may take to be there.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -64,6 +64,11 @@ impl Compose {
         ensure!(code.trim() == "0", "the cluster was not made: {log}");
         self.wait_healthy()?;
         self.wait_tunnel()
+    }
+
+    /// Whether any container of it exists, running or not.
+    fn exists(&self) -> bool {
+        ["form", "client", "server"].into_iter().chain(EDGES).any(|service| self.container(service).is_ok())
     }
 
     /// Takes all of it away, volumes included.

@@ -85,7 +85,9 @@ fn rolling_restart(bed: &Bed) -> Result {
 
 /// A cluster of the first `members` of `nodes` machines, with so many tunnels.
 fn loaded(bed: &Bed, members: usize, nodes: usize, tunnels: usize) -> Result<(Bridge, Tunnels)> {
-    let shape = Shape { nodes, members: Some(members), ..Shape::default() };
+    // Seven daemons of a debug build share two processors: nobody must be taken for dead who only waits for his turn.
+    let profile = if nodes > 3 { "ci" } else { "lan" };
+    let shape = Shape { nodes, members: Some(members), profile, ..Shape::default() };
     let bridge = Bridge::loaded(bed, shape, &Gateway::default(), &Settings::default())?;
     let tunnels = Tunnels::connect(&bridge.client, tunnels)?;
     Ok((bridge, tunnels))
@@ -167,6 +169,8 @@ fn leave_again(bed: &Bed) -> Result {
         told_in_status(cluster, third, "edge-3")?;
     }
     cluster.leave(third)?;
+    let routes = cluster.machine(third).ip("route show")?;
+    ensure!(!routes.contains("10.99."), "a node that has left keeps routes: {routes}");
     cluster.wait_settled()?;
     let again = cluster.node(third).must(&["leave"])?;
     ensure!(again.contains("nothing was done"), "a second leave says {again}");
