@@ -75,6 +75,14 @@ pub fn run(bed: &Bed, extent: Extent) -> Result<Vec<Table>> {
             still_ms.push(disturbed.longest_silence.as_secs_f64() * 1e3);
         }
         let extra = sorted(&extra_s);
+        // All kinds take most of an hour.
+        let of = |q| quantile(&extra, q).unwrap_or(f64::NAN);
+        bed.note(format_args!(
+            "{name}: extra s p50 {:.2}, p95 {:.2}, max {:.2} in {runs} pairs",
+            of(0.5),
+            of(0.95),
+            of(1.0)
+        ));
         table.row(vec![
             name.into(),
             quantile(&extra, 0.5).into(),
