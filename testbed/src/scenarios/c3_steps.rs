@@ -68,6 +68,8 @@ enum Moment {
     Sent,
 }
 
+/// How often a request may come too late to a node that is cut off.
+const TRIES: u32 = 5;
 /// How long a request has to be processed at a node that cannot commit it.
 const ON_ITS_WAY: Duration = Duration::from_millis(150);
 /// How long all retransmissions of the client may take, and ours to one that is gone.
@@ -131,7 +133,12 @@ fn steps(bed: &Bed, nodes: usize, silence: Silence, exchanges: &[(Exchange, &[Mo
     let mut count = 0;
     for (exchange, moments) in exchanges {
         for moment in *moments {
-            step(&mut bridge, *exchange, *moment).context(format!("{exchange}, {moment:?}"))?;
+            let what = format!("{exchange}, {moment:?}");
+            let mut tries = 0;
+            while !step(&mut bridge, *exchange, *moment).context(&what)? {
+                tries += 1;
+                ensure!(tries < TRIES, "{what}: the request never came to the node that is cut off");
+            }
             proof.sample(&bridge.cluster);
             count += 1;
         }
@@ -140,7 +147,8 @@ fn steps(bed: &Bed, nodes: usize, silence: Silence, exchanges: &[(Exchange, &[Mo
     proof.end(bed, &bridge, Allowed { new_sas: true, ..Allowed::default() }).map(drop)
 }
 
-fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
+/// False: others had taken over before the request came, and what was to be shown was not.
+fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result<bool> {
     let connecting = matches!(exchange, Exchange::Init | Exchange::Auth);
     if !of_client(&bridge.client)?.is_empty() && connecting {
         bridge.client.terminate(ALICE)?;
@@ -151,6 +159,7 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
     bridge.cluster.wait_settled()?;
     if moment == Moment::Uncommitted && !connecting {
         // The one that has the service address: cut off from the others it still gets what the client sends.
+        bridge.cluster.wait_still()?;
         bridge.reconnect_until(|owner| Ok(bridge.cluster.placement()?[0].owner == Some(owner)))?;
     }
     let mark = bridge.client.log_length();
@@ -184,6 +193,7 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
         (Some([word, spi]), _) => drop(cluster.any()?.must(&[word, spi])?),
         (None, _) => {}
     }
+    let mut came = true;
     std::thread::scope(|scope| -> Result {
         let running = scope.spawn(|| match in_vain {
             Some(_) => Ok(()),
@@ -193,7 +203,9 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
             Moment::Sent => running_ended(&running)?,
             Moment::Uncommitted if exchange.is_ours() => std::thread::sleep(ON_ITS_WAY),
             _ => eventually(PATIENCE, || {
-                ensure!(cluster.fabric.met()? > 0, "no message came where it is lost, or waited for");
+                came = cluster.fabric.met()? > 0;
+                let elsewhere = moment == Moment::Uncommitted && running.is_finished();
+                ensure!(came || elsewhere, "no message came where it is lost, or waited for");
                 Ok(())
             })?,
         }
@@ -220,7 +232,8 @@ fn step(bridge: &mut Bridge, exchange: Exchange, moment: Moment) -> Result {
         bridge.cluster.restart(edge)?;
     }
     bridge.cluster.wait_ready()?;
-    bridge.cluster.wait_balanced()
+    bridge.cluster.wait_balanced()?;
+    Ok(came)
 }
 
 fn running_ended<T>(running: &std::thread::ScopedJoinHandle<'_, T>) -> Result {

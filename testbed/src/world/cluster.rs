@@ -39,6 +39,9 @@ pub const LINK_DEVICE: &str = "eth2";
 /// How long a cluster may take to come to rest after a fault; a debug build on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// Longer than the leader lets pass between two looks at the placement.
+const STILL: Duration = Duration::from_millis(600);
+
 /// What a cluster looks like.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -314,6 +317,18 @@ impl Cluster {
         })
     }
 
+    /// Until no segment has moved for a while: whoever came back has all of its share.
+    pub fn wait_still(&self) -> Result {
+        eventually(PATIENCE, || {
+            let look =
+                || -> Result<Vec<u64>> { Ok(self.placement()?.iter().map(|place| place.epoch).collect()) };
+            let before = look()?;
+            std::thread::sleep(STILL);
+            ensure!(look()? == before, "segments still move");
+            Ok(())
+        })
+    }
+
     /// What each present node says of its replicated state at one and the same log index.
     pub fn digests(&self) -> Result<Vec<(Edge, u64, String)>> {
         eventually(PATIENCE, || {
@@ -394,11 +409,10 @@ impl Cluster {
     /// taken away.
     pub fn partition(&mut self, island: &[Edge]) -> Result {
         let mainland: Vec<Edge> = self.edges().filter(|edge| !island.contains(edge)).collect();
-        for (one, other) in island.iter().flat_map(|one| mainland.iter().map(move |other| (one, other))) {
-            let ports = [one, other].map(|edge| Port::new(Net::Link, &edge.to_string()));
-            self.fabric.lose(&ports[0], &ports[1])?;
-            self.fabric.lose(&ports[1], &ports[0])?;
-        }
+        let port = |edge: &Edge| Port::new(Net::Link, &edge.to_string());
+        let pairs = island.iter().flat_map(|one| mainland.iter().map(move |other| (one, other)));
+        let ways = pairs.flat_map(|(one, other)| [(port(one), port(other)), (port(other), port(one))]);
+        self.fabric.lose(&ways.collect::<Vec<_>>())?;
         self.away.extend(if island.len() < mainland.len() { island } else { &mainland });
         Ok(())
     }

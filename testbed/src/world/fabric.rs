@@ -96,9 +96,12 @@ impl Fabric {
         self.switch.ip(&format!("link set {port} {state}")).map(drop)
     }
 
-    /// From now on nothing of what `from` sends reaches `to`.
-    pub fn lose(&self, from: &Port, to: &Port) -> Result {
-        self.rule(&format!("iifname {from} oifname {to} drop"))
+    /// From now on, and at once for all, nothing of what `from` sends reaches `to`.
+    pub fn lose(&self, ways: &[(Port, Port)]) -> Result {
+        let rule = |(from, to): &(Port, Port)| {
+            format!("add rule bridge faults forward iifname {from} oifname {to} drop; ")
+        };
+        self.switch.run("nft", &[&ways.iter().map(rule).collect::<String>()]).map(drop)
     }
 
     /// From now on the frames that `matching` (nftables' words) describes are lost.
