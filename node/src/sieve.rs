@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use ipsec::types::{Segment, Spi};
+use ipsec::types::{Epoch, Segment, Spi};
 use raft::state::{State, Touched};
 use raft::{Applied, Cluster};
 use tokio::sync::broadcast::error::RecvError;
@@ -24,7 +24,8 @@ pub struct Opener(mpsc::Sender<Wish>);
 /// What is asked of the filter; `done` when it is in force.
 #[derive(Debug)]
 pub struct Wish {
-    segments: Vec<Segment>,
+    /// With the epochs that are to end.
+    segments: Vec<(Segment, Epoch)>,
     open: bool,
     done: oneshot::Sender<()>,
 }
@@ -35,9 +36,10 @@ impl Opener {
         (Opener(wishes), wished)
     }
 
-    /// Returns when it is in force.
-    pub async fn set(&self, segments: Vec<Segment>, open: bool) {
+    /// Returns when it is in force. What is opened stays open until the log says whose it is after the given epoch.
+    pub async fn set(&self, segments: &[(Segment, Epoch)], open: bool) {
         let (done, is_done) = oneshot::channel();
+        let segments = segments.to_vec();
         if self.0.send(Wish { segments, open, done }).await.is_ok() {
             // Without an answer the filter is gone, and with it what it kept out.
             let _ = is_done.await;
@@ -52,7 +54,7 @@ const WISHES: usize = 16;
 pub async fn keep(filter: Filter, daemon: Arc<Daemon>, mut wished: mpsc::Receiver<Wish>) {
     let cluster = daemon.member_of().await;
     let mut applied = cluster.applied();
-    let mut sieve = Sieve { filter, cluster, opened: BTreeSet::new(), known: BTreeSet::new() };
+    let mut sieve = Sieve { filter, cluster, opened: Opened::default(), known: BTreeSet::new() };
     let mut done = sieve.all();
     loop {
         // A filter that the kernel did not take is behind, and stays so until it takes a later one as a whole.
@@ -74,8 +76,7 @@ pub async fn keep(filter: Filter, daemon: Arc<Daemon>, mut wished: mpsc::Receive
 struct Sieve {
     filter: Filter,
     cluster: Cluster,
-    /// On their way here.
-    opened: BTreeSet<Segment>,
+    opened: Opened,
     known: BTreeSet<Spi>,
 }
 
@@ -90,16 +91,7 @@ impl Sieve {
 
     fn touched(&mut self, touched: &[Touched]) -> io::Result<()> {
         let state = self.cluster.state();
-        let moved = touched.iter().filter_map(|touched| match touched {
-            Touched::Segment(segment) => Some(*segment),
-            _ => None,
-        });
-        let moved: Vec<Segment> = moved.collect();
-        if !moved.is_empty() {
-            // However that move ended, the log says whose they are.
-            moved.iter().for_each(|segment| {
-                self.opened.remove(segment);
-            });
+        if touched.iter().any(|touched| matches!(touched, Touched::Segment(_))) {
             self.owned(&state)?;
         }
         let spis = touched.iter().filter_map(|touched| match touched {
@@ -110,11 +102,11 @@ impl Sieve {
     }
 
     fn wish(&mut self, Wish { segments, open, done }: Wish) -> io::Result<()> {
-        for segment in segments {
+        for (segment, epoch) in segments {
             if open {
-                self.opened.insert(segment)
+                self.opened.0.insert(segment, epoch)
             } else {
-                self.opened.remove(&segment)
+                self.opened.0.remove(&segment)
             };
         }
         let result = self.owned(&self.cluster.state());
@@ -124,11 +116,12 @@ impl Sieve {
     }
 
     fn owned(&mut self, state: &State) -> io::Result<()> {
+        self.opened.settle(|segment| state.segment(segment).epoch);
         let ours = |segment: &Segment| {
             let grant = state.segment(*segment);
             grant.state.is_served() && grant.owner.is_some_and(|owner| owner.node == self.cluster.node())
         };
-        let opened = |segment: &Segment| self.opened.contains(segment);
+        let opened = |segment: &Segment| self.opened.0.contains_key(segment);
         let shown = Segment::all().filter(|segment| ours(segment) || opened(segment)).collect();
         self.filter.set_owned(shown)
     }
@@ -143,5 +136,30 @@ impl Sieve {
             };
         }
         if sas.is_empty() { Ok(()) } else { self.filter.set_reach(sas.into_iter()) }
+    }
+}
+
+/// Segments on their way here, each from the owner of this epoch.
+#[derive(Debug, Default)]
+struct Opened(BTreeMap<Segment, Epoch>);
+
+impl Opened {
+    /// However a move ended, a later epoch says whose the segment is. Another standby, in the middle of it, does not.
+    fn settle(&mut self, epoch_now: impl Fn(Segment) -> Epoch) {
+        self.0.retain(|segment, epoch| epoch_now(*segment) <= *epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A segment that closed at a change of its standby lost what came until its new epoch was known here, too.
+    #[test]
+    fn what_is_on_its_way_here_stays_open_until_its_epoch_is_over() {
+        let (ours, other) = (Segment(7), Segment(8));
+        let mut opened = Opened(BTreeMap::from([(ours, Epoch(3)), (other, Epoch(5))]));
+        opened.settle(|segment| if segment == ours { Epoch(3) } else { Epoch(6) });
+        assert_eq!(opened.0.into_keys().collect::<Vec<_>>(), [ours]);
     }
 }

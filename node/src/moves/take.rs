@@ -20,7 +20,7 @@ impl Moves {
             self.worker.tell(segment, open).await.map_err(|error| error.to_string())?;
             all_opened.push(told);
         }
-        self.opener.set(segments.iter().map(|(segment, _)| *segment).collect(), true).await;
+        self.opener.set(segments, true).await;
         // Only then may the owner close: what neither of us took would be lost.
         for opened in all_opened {
             opened.await.map_err(|_| "this node is being stopped".to_owned())?;
@@ -41,7 +41,7 @@ impl Moves {
     }
 
     pub(super) async fn abandon(&self, segments: &[(Segment, Epoch)]) {
-        self.opener.set(segments.iter().map(|(segment, _)| *segment).collect(), false).await;
+        self.opener.set(segments, false).await;
         for &(segment, _) in segments {
             self.luggage.forget(segment);
             // A worker that has ended holds nothing.
