@@ -473,6 +473,23 @@ impl Cluster {
         Ok(judged)
     }
 
+    /// Datagrams that the kernels of all machines dropped for want of room: before a socket, or before a TUN.
+    pub fn overflowed(&self) -> Result<u64> {
+        let ends = [&self.client, &self.server];
+        let mut sum = 0;
+        for machine in self.machines.iter().map(|machine| &**machine).chain(ends) {
+            let snmp = machine.run("cat", &["/proc/net/snmp"])?;
+            let mut udp = snmp.lines().filter(|line| line.starts_with("Udp:"));
+            let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
+            let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
+            sum += found.map_or(Ok(0), |(_, count)| count.parse::<u64>().context(count))?;
+            // Only nodes have one.
+            let tun = machine.run("cat", &["/sys/class/net/pontoon0/statistics/tx_dropped"]);
+            sum += tun.ok().and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(sum)
+    }
+
     /// The logs of all nodes, each with all its lives.
     pub fn logs(&self) -> Vec<(Edge, String)> {
         self.edges().map(|edge| (edge, self.node(edge).log())).collect()
