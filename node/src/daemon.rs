@@ -318,7 +318,7 @@ impl Daemon {
         {
             // A second signal wants it at once.
             tokio::select! {
-                () = farewell(&cluster, &self.asks) => {}
+                () = farewell(&cluster, &self.asks, &self.worker) => {}
                 () = stop_signal() => tracing::warn!("stopped before the segments were handed over"),
             }
         }
@@ -490,16 +490,20 @@ fn fills_the_disk(error: &std::io::Error) -> bool {
 
 /// Before a stop that was asked for: the segments go to others, without losing a packet, and so does the leadership. A
 /// node that is alone, or that nobody answers, has nobody to go to.
-async fn farewell(cluster: &Cluster, asks: &Asks) {
+async fn farewell(cluster: &Cluster, asks: &Asks, worker: &Handle) {
     let node = cluster.node();
     if cluster.status().voters.iter().all(|voter| *voter == node) {
         return;
     }
-    match drain::drain(cluster, asks, node, Draining::UntilStart, DRAIN_WITHIN).await {
+    let drained = drain::drain(cluster, asks, node, Draining::UntilStart, DRAIN_WITHIN).await;
+    match &drained {
         Ok(done) => tracing::info!(segments = done.segments, took = ?done.took, "handed over"),
         Err(fault) => tracing::warn!(why = fault.why, "stopping all the same: {}", fault.what),
     }
     drain::hand_over_lead(cluster, asks).await;
+    if drained.is_ok() {
+        drain::until_quiet(worker).await;
+    }
 }
 
 /// What a cluster that this node has left may have kept here: routes that swallow its networks, and replay marks.

@@ -1,5 +1,11 @@
 //! Takes all segments off a node, for its rest or its end: the log says that it drains, the leader moves, we wait.
+//!
+//! ```text
+//!   owns nothing ─> all have applied that ─> another node has announced the service addresses ─> drained
+//!                              a node that ends then stays until nothing comes to it any more ─> quiet
+//! ```
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use raft::state::{Command, Draining, NodeId};
@@ -7,6 +13,7 @@ use raft::{Cluster, Role};
 use tokio::time::{Instant, timeout_at};
 
 use crate::asks::Asks;
+use crate::datapath::Handle;
 use crate::fault::Fault;
 use crate::figures::{self, Wanted};
 
@@ -16,8 +23,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How often it is looked whether anybody is left to take them.
 const HOPE_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long the successors may take to apply what they own already.
+/// How long the successors may take to apply what they own already, and to tell the neighbours.
 const APPLIED_WITHIN: Duration = Duration::from_secs(2);
+
+/// A node to which nothing has come for so long may go: its neighbours have heard who is next.
+const QUIET_FOR: Duration = Duration::from_millis(100);
+
+/// How long it stays at most: a router that sprays packets over all nodes (`external`) has to see for itself.
+const QUIET_WITHIN: Duration = Duration::from_secs(3);
 
 /// What a drain has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +40,8 @@ pub struct Drained {
     pub took: Duration,
 }
 
-/// Drains `node` and returns when it owns nothing and its successors have applied that. After `within` the drain goes on
-/// by itself.
+/// Drains `node` and returns when it owns nothing, its successors have applied that, and the neighbours know. After
+/// `within` the drain goes on by itself.
 pub async fn drain(
     cluster: &Cluster,
     asks: &Asks,
@@ -56,13 +69,38 @@ pub async fn drain(
     Ok(Drained { segments, took: begun.elapsed() })
 }
 
-/// Returns when `node` owns nothing and every node that is up has applied that.
+/// Returns when `node` owns nothing, every node that is up has applied that, and another one has told the neighbours that
+/// the service addresses are there.
 pub async fn until_drained(cluster: &Cluster, asks: &Asks, node: NodeId) {
     while owned(cluster, node) > 0 {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     let wanted = Wanted { applied: cluster.state().applied(), ..Wanted::default() };
-    figures::gather(cluster, asks, &wanted, APPLIED_WITHIN).await;
+    let deadline = Instant::now() + APPLIED_WITHIN;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let figures = figures::gather(cluster, asks, &wanted, left).await;
+        let told = figures.iter().any(|(other, figures)| *other != node && figures.holds_addresses);
+        if told || Instant::now() >= deadline {
+            return;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// For this node, once it is drained and before it ends: returns when it has had nothing to pass on for a while. Whoever
+/// has not heard yet where the service addresses are now still sends to us.
+pub async fn until_quiet(worker: &Handle) {
+    let passed_on = || worker.counters().map(|counters| counters.relayed.load(Relaxed)).sum::<u64>();
+    let deadline = Instant::now() + QUIET_WITHIN;
+    let (mut before, mut since) = (passed_on(), Instant::now());
+    while since.elapsed() < QUIET_FOR && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let now = passed_on();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+    }
 }
 
 /// Returns when the others have gone too, or drain too: as when all nodes are stopped together.

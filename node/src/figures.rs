@@ -56,6 +56,9 @@ pub struct Figures {
     leaving: Vec<u8>,
     #[prost(message, repeated, tag = "8")]
     children: Vec<ChildFigures>,
+    /// Its neighbours have been told that the service addresses are there.
+    #[prost(bool, tag = "9")]
+    pub holds_addresses: bool,
 }
 
 /// What was counted for one child.
@@ -159,6 +162,7 @@ fn own(cluster: &Cluster, worker: &Handle, routes: &Routes, wanted: &Wanted) -> 
         served: bits(|segment| routes.to(segment).is_some()),
         leaving: bits(|segment| routes.is_leaving(segment)),
         children: children.filter_map(|child| of_child(child.spi_in)).collect(),
+        holds_addresses: routes.holds_addresses(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! This node leaves its cluster, and is vacant again.
 //!
 //! ```text
-//!   drained ─> leads no more ─> votes no more ─> removed ─> answered ─> log closed, directory cleared ─> begun anew
+//!   drained, quiet ─> leads no more ─> votes no more ─> removed ─> answered ─> log closed, directory cleared ─> begun anew
 //! ```
 //!
 //! Each step is committed before the next begins, and found done when `leave` is given again: it can be cut off anywhere.
@@ -49,6 +49,8 @@ impl Daemon {
         let quorum = without(&overview, cluster.node());
         check(&node, &overview, &quorum, accept_risk)?;
         drain::drain(&cluster, &self.asks, cluster.node(), Draining::UntilUndrain, within).await?;
+        // No member any more, it could pass nothing on.
+        drain::until_quiet(&self.worker).await;
         timeout_at(deadline, self.resign(&cluster, accept_risk)).await.map_err(|_| {
             Fault::timed_out(format!("{node} is drained, and not out of the cluster yet"))
                 .why("a step of it is not committed yet")
@@ -88,6 +90,13 @@ impl Daemon {
         !up && peers.values().any(|peer| peer.says_removed())
     }
 
+    /// Returns when this node knows that it is no member any more.
+    async fn expelled(&self, cluster: &Cluster) {
+        while !self.is_expelled(cluster) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// From a drained node to one that is no member.
     async fn resign(&self, cluster: &Cluster, accept_risk: &[String]) -> Result<(), Fault> {
         let node = cluster.node();
@@ -102,7 +111,11 @@ impl Daemon {
         }
         // Whoever leads may be quicker to cut us off than to tell us.
         while !self.is_expelled(cluster) {
-            match cluster.propose(Command::RemoveMember { node }).await {
+            let told = tokio::select! {
+                told = cluster.propose(Command::RemoveMember { node }) => told,
+                () = self.expelled(cluster) => return Ok(()),
+            };
+            match told {
                 Ok(_) | Err(ProposeError::Refused(Refusal::UnknownNode)) => return Ok(()),
                 // Whether it counted, the log or the next try tells.
                 Err(ProposeError::Unknown | ProposeError::NotLeader(_)) => {

@@ -42,13 +42,15 @@ struct Table {
     mailboxes: [ArcSwapOption<Mailbox<Message>>; Segment::COUNT],
     leaving: [AtomicBool; Segment::COUNT],
     address_moved: Notify,
+    holds_addresses: AtomicBool,
 }
 
 impl Default for Routes {
     fn default() -> Self {
         let mailboxes = [const { ArcSwapOption::const_empty() }; Segment::COUNT];
         let leaving = [const { AtomicBool::new(false) }; Segment::COUNT];
-        Routes(Arc::new(Table { mailboxes, leaving, address_moved: Notify::new() }))
+        let (address_moved, holds_addresses) = (Notify::new(), AtomicBool::new(false));
+        Routes(Arc::new(Table { mailboxes, leaving, address_moved, holds_addresses }))
     }
 }
 
@@ -74,6 +76,15 @@ impl Routes {
     /// Waits until segment 0, with which the service addresses go, is taken up or given up. For one waiter.
     pub async fn address_moved(&self) {
         self.0.address_moved.notified().await;
+    }
+
+    /// Whether the neighbours have been told that the service addresses are here. Behind segment 0 by a moment.
+    pub fn holds_addresses(&self) -> bool {
+        self.0.holds_addresses.load(Ordering::Relaxed)
+    }
+
+    pub fn set_holds_addresses(&self, holds: bool) {
+        self.0.holds_addresses.store(holds, Ordering::Relaxed);
     }
 
     fn set(&self, segment: Segment, mailbox: Option<Mailbox<Message>>) {

@@ -97,6 +97,7 @@ impl Steer {
             }
         };
         self.daemon.set_steering_up(done.is_ok());
+        self.daemon.routes.set_holds_addresses(self.steering.answers().is_some());
         self.advise();
         wait
     }

@@ -130,10 +130,11 @@ fn an_interrupted_demo_leaves_nothing() {
 /// As with `pontoon demo | head -1`.
 #[test]
 fn a_demo_whose_output_is_cut_leaves_nothing() {
-    let Some((mut demo, story, dir)) = begun("a_demo_whose_output_is_cut_leaves_nothing", 1) else { return };
+    let Some((demo, story, dir)) = begun("a_demo_whose_output_is_cut_leaves_nothing", 1) else { return };
     drop(story);
-    let status = demo.wait().expect("it ends");
-    assert_eq!(status.code(), Some(0), "whoever closes the output has seen enough");
+    let output = demo.wait_with_output().expect("it ends");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "whoever closes the output has seen enough: {complaint}");
     nothing_is_left(&dir, &[]);
 }
 

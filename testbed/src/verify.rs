@@ -179,6 +179,7 @@ fn tests(items: &mut Vec<Item>) {
         if status.success() { Ok(()) } else { Err("the tests do not build".into()) }
     });
     println!("== tests");
+    exec::settle_disk();
     let start = Instant::now();
     let mut command = cargo_command(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
     command.stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -214,22 +215,36 @@ fn tests(items: &mut Vec<Item>) {
     items.push(whole);
 }
 
+/// Lines of what a failed test has printed that the summary repeats: its output is far above.
+const REPEATED_LINES: usize = 30;
+
 /// One item a test. A passing test that printed `skipped ...` counts as skipped, with what it printed as the reason.
 fn read_test_output(text: &str) -> Vec<Item> {
     let mut items: Vec<Item> = Vec::new();
     let mut speaking = String::new();
+    let mut repeated = 0;
     for line in text.lines() {
         if let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             let (fault, skipped) = match result.split([' ', ',']).next() {
                 Some("ok") => (None, false),
                 Some("ignored") => (Some(result.to_owned()), true),
-                _ => (Some("failed; its output is above".to_owned()), false),
+                _ => (Some("failed".to_owned()), false),
             };
             items.push(Item { name: name.to_owned(), fault, skipped, seconds: 0.0 });
         } else if let Some(name) =
             line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
         {
             name.clone_into(&mut speaking);
+            repeated = 0;
+        } else if line == "failures:" || line == "successes:" {
+            speaking.clear();
+        } else if repeated < REPEATED_LINES
+            && let Some(item) = items.iter_mut().rev().find(|item| item.name == speaking)
+            && let (Some(fault), false) = (&mut item.fault, item.skipped)
+        {
+            repeated += 1;
+            fault.push_str("\n    ");
+            fault.push_str(line);
         } else if line.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("skipped"))
             && let Some(item) = items.iter_mut().rev().find(|item| item.name == speaking)
             && (item.fault.is_none() || item.skipped)
@@ -301,6 +316,11 @@ successes:
 ---- a::e stdout ----
 SKIPPED a::e: no vectors here
 skipped: again
+failures:
+---- a::c stdout ----
+thread 'a::c' panicked: no
+failures:
+    a::c
 ";
         let items = read_test_output(text);
         let shown: Vec<(&str, bool, bool)> =
@@ -308,5 +328,6 @@ skipped: again
         let wanted =
             [("a::b", false, false), ("a::c", true, false), ("a::d", true, true), ("a::e", true, true)];
         assert_eq!(shown, wanted);
+        assert_eq!(items[1].fault.as_deref(), Some("failed\n    thread 'a::c' panicked: no"));
     }
 }

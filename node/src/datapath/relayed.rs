@@ -13,18 +13,13 @@ use super::relay::inlet::Frames;
 use super::worker::Lap;
 use crate::io::clock::Clock;
 
-/// Batches of frames in one lap; the other sources get their turn in between.
-const BATCHES_PER_LAP: usize = 4;
-
 impl<C: Clock> Lap<C> {
-    /// Takes what other nodes have passed on to us. True: more waits.
-    pub fn relayed(&mut self, now: Millis) -> bool {
-        for _ in 0..BATCHES_PER_LAP {
-            let Some(mut frames) = self.outlet.take() else { return false };
+    /// Takes what other nodes have passed on to us.
+    pub fn relayed(&mut self, now: Millis) {
+        if let Some(mut frames) = self.outlet.take() {
             self.take_frames(now, &mut frames);
             self.outlet.done(frames);
         }
-        true
     }
 
     /// What was held for segments that are served here now, before anything that comes later.

@@ -175,12 +175,11 @@ impl<C: Clock> Lap<C> {
         self.narrow()?;
         self.core.held.tell_opened();
         self.let_go(now);
-        let more_relayed = if self.core.lease.look(now) {
-            self.take_packets(sources, now)?
+        if self.core.lease.look(now) {
+            self.take_packets(sources, now)?;
         } else {
             self.throw_away()?;
-            false
-        };
+        }
         let late = self.core.held.expire(now);
         self.core.tally.relay[RelayDrop::Held as usize] += late;
         let stale = self.core.waiting.expire(now);
@@ -193,7 +192,7 @@ impl<C: Clock> Lap<C> {
         self.write_replies();
         let restless = self.report(now) | (self.core.waiting.len() > 0) | !self.core.held.is_empty();
         self.publish();
-        Ok(Next::Wait(if more_orders || more_relayed {
+        Ok(Next::Wait(if more_orders {
             Some(0)
         } else if restless {
             Some(RESTLESS_MS)
@@ -202,19 +201,19 @@ impl<C: Clock> Lap<C> {
         }))
     }
 
-    /// What came in from outside, from other nodes and from inside. True: more of the second waits.
-    fn take_packets(&mut self, sources: Sources<'_>, now: Millis) -> std::io::Result<bool> {
+    /// What came in from outside, from other nodes and from inside.
+    fn take_packets(&mut self, sources: Sources<'_>, now: Millis) -> std::io::Result<()> {
         let ports = self.core.ports.len();
         for port in 0..ports {
             if sources.holds(port) {
                 self.inward(port, now)?;
             }
         }
-        let more_relayed = self.relayed(now);
+        self.relayed(now);
         if sources.holds(ports) {
             self.outward(now)?;
         }
-        Ok(more_relayed)
+        Ok(())
     }
 
     /// Without a lease, and for what waited when one begins anew: others may have dealt with these packets already.
@@ -234,7 +233,7 @@ impl<C: Clock> Lap<C> {
                 packets => thrown += packets as u64,
             }
         }
-        while let Some(frames) = self.outlet.take() {
+        if let Some(frames) = self.outlet.take() {
             thrown += frames.ranges.len() as u64;
             self.outlet.done(frames);
         }

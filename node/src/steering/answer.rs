@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   probe (200 ms apart, once or not at all) -> announce at 0, 50, 250 ms, 1 s, 3 s -> answer until dropped
+//!                                                        └ before `start` returns
 //! ```
 //!
 //! A stranger's claim is counted and logged, and our own repeated at most every ten seconds (RFC 5227, 2.4 c): the
@@ -25,14 +26,9 @@ const PROBES: u32 = 2;
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 const _: () = assert!(PROBE_INTERVAL.as_millis() * PROBES as u128 <= PROBE_TIME.as_millis());
 
-/// After the start. More than one, since a link that has just come up swallows the first.
-const ANNOUNCE_AT: [Duration; 5] = [
-    Duration::ZERO,
-    Duration::from_millis(50),
-    Duration::from_millis(250),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-];
+/// After the first announcement. More than one, since a link that has just come up swallows the first.
+const ANNOUNCE_AGAIN_AT: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
 
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -63,7 +59,7 @@ struct Counts {
 }
 
 impl Answering {
-    /// For the addresses of all devices of one mode.
+    /// For the addresses of all devices of one mode. Their neighbours have been told when it returns.
     pub(super) async fn start<'a>(
         devices: impl Iterator<Item = &'a Device>,
         probe: Probe,
@@ -89,6 +85,9 @@ impl Answering {
             }
         }
         // Only now: nothing is claimed as long as one of the probes may fail.
+        for voice in &voices {
+            voice.announce_all().await;
+        }
         let tasks = voices.into_iter().map(|voice| tokio::spawn(voice.run())).collect();
         Ok(Answering { tasks, counts })
     }
@@ -172,7 +171,7 @@ impl Voice {
 
     async fn run(mut self) {
         let start = Instant::now();
-        let mut announcements = ANNOUNCE_AT.into_iter().peekable();
+        let mut announcements = ANNOUNCE_AGAIN_AT.into_iter().peekable();
         let mut frame = [0; FRAME_LEN_MAX];
         loop {
             let announce_at = announcements.peek().map(|after| start + *after);
@@ -186,9 +185,7 @@ impl Voice {
                 },
                 () = sleep_until(announce_at.unwrap_or(start)), if announce_at.is_some() => {
                     announcements.next();
-                    for ip in self.ips.clone() {
-                        self.announce(ip).await;
-                    }
+                    self.announce_all().await;
                 }
             }
         }
@@ -224,6 +221,12 @@ impl Voice {
             self.defended = Some(now);
             tracing::warn!(%ip, device = self.device, ?by, "somebody else claims the service address");
             self.announce(ip).await;
+        }
+    }
+
+    async fn announce_all(&self) {
+        for ip in &self.ips {
+            self.announce(*ip).await;
         }
     }
 

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use crate::outcome::{Context, Result, Stop};
 use crate::world::Bed;
-use crate::world::exec::tail;
+use crate::world::exec::{settle_disk, tail};
 
 /// A script with its name.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +100,7 @@ pub fn run(wanted: &[String], full: bool) -> Result<Vec<Ended>> {
 fn run_one(scenario: &Scenario, full: bool) -> Result<Ended> {
     println!("  {:<28} {}", scenario.name, scenario.what);
     let mut dir = tempfile::Builder::new().prefix("pontoon-bed-").tempdir().context("temporary folder")?;
+    settle_disk();
     let start = Instant::now();
     let bed = Bed::new(dir.path()).full(full);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (scenario.run)(&bed)))

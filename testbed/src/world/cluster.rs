@@ -29,10 +29,14 @@ use super::fabric::{Fabric, Net, Port};
 use super::http::{self, Server};
 use super::netns::Netns;
 use super::pontoon::{Machine, Pontoon};
+use super::pulse::Counted;
 use super::{Bed, CLIENT, INNER_DEVICE, INSIDE, INSIDE6, OUTER_DEVICE, SERVER, SERVER6, eventually, sandbox};
 use crate::charon::IkeSa;
 use crate::ensure;
 use crate::outcome::{Context, Result, Stop};
+
+/// Of a client: strongSwan's libipsec makes it.
+const TUNNEL_DEVICE: &str = "ipsec0";
 
 /// The third device of a node: to the other nodes.
 pub const LINK_DEVICE: &str = "eth2";
@@ -59,6 +63,13 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Shape {
         Shape { nodes: 3, members: None, steering: "announce", profile: "lan", nat: false }
+    }
+}
+
+impl Shape {
+    /// For planned steps, which lose nothing as long as nobody is taken for dead who only waits for a processor.
+    pub fn unhurried() -> Shape {
+        Shape { profile: "ci", ..Shape::default() }
     }
 }
 
@@ -483,9 +494,11 @@ impl Cluster {
             let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
             let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
             sum += found.map_or(Ok(0), |(_, count)| count.parse::<u64>().context(count))?;
-            // Only nodes have one.
-            let tun = machine.run("cat", &["/sys/class/net/pontoon0/statistics/tx_dropped"]);
-            sum += tun.ok().and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+            // A node has the one, a client the other, the server none.
+            for tun in ["pontoon0", TUNNEL_DEVICE] {
+                let count = machine.run("cat", &[&format!("/sys/class/net/{tun}/statistics/tx_dropped")]);
+                sum += count.ok().and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+            }
         }
         Ok(sum)
     }
@@ -516,11 +529,25 @@ impl Cluster {
     /// One `ping`, then `count` datagrams that must all come back; on loss the error names what the nodes dropped.
     pub fn ping(&self, to: IpAddr, count: u32) -> Result {
         let sent = self.client.run("ping", &["-n", "-q", "-c", "1", "-W", "3", &to.to_string()]);
-        sent.and_then(|_| super::echo_from(&self.client, to, None, count)).map_err(|stop| {
-            let drops =
-                self.present().into_iter().filter_map(|edge| Some((edge, self.node(edge).drops().ok()?)));
-            let told: Vec<String> = drops.map(|(edge, drops)| format!("{edge} counts {drops:?}")).collect();
-            Stop::Failed(format!("{stop}; {}", told.join("; ")))
-        })
+        sent.and_then(|_| super::echo_from(&self.client, to, None, count))
+            .map_err(|stop| Stop::Failed(format!("{stop}; {}", self.drops())))
+    }
+
+    /// Planned steps lose nothing and double nothing. A machine that stands still for a while fills its queues, whether
+    /// something moves or not: the kernels count that (`overflowed`). The error names what the nodes dropped.
+    pub fn nothing_lost(&self, counted: Counted, overflowed: u64) -> Result {
+        ensure!(
+            counted.lost <= overflowed && counted.doubled == 0,
+            "planned steps: {counted:?}, by full queues of kernels {overflowed}; {}",
+            self.drops()
+        );
+        Ok(())
+    }
+
+    /// What the nodes say that they have dropped, as far as they live.
+    fn drops(&self) -> String {
+        let all = self.present().into_iter().filter_map(|edge| Some((edge, self.node(edge).drops().ok()?)));
+        let told: Vec<String> = all.map(|(edge, drops)| format!("{edge} counts {drops:?}")).collect();
+        told.join("; ")
     }
 }

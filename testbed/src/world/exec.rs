@@ -25,6 +25,12 @@ fn succeed(shown: &str, output: &Output) -> Result<String> {
     Err(Stop::Failed(format!("`{shown}` ended with {}: {}{}", output.status, stderr.trim(), stdout.trim())))
 }
 
+/// Waits until what others have written is on the disk. The kernel begins with the output of a build half a minute after
+/// it, and an fsync of a log then waits for all of it: ten seconds were seen, in which no cluster commits anything.
+pub fn settle_disk() {
+    rustix::fs::sync();
+}
+
 /// The command as one line, for messages.
 pub fn show(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

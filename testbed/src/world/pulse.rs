@@ -42,6 +42,17 @@ pub struct Counted {
     pub doubled: u64,
 }
 
+impl Counted {
+    /// Of several series together.
+    pub fn all(pulses: &[Pulse]) -> Counted {
+        pulses.iter().map(Pulse::count).fold(Counted::default(), |sum, one| Counted {
+            sent: sum.sent + one.sent,
+            lost: sum.lost + one.lost,
+            doubled: sum.doubled + one.doubled,
+        })
+    }
+}
+
 impl Pulse {
     /// From the inner address `from` to the server, one `every` so often.
     pub fn start(client: &Netns, from: IpAddr, every: Duration) -> Result<Pulse> {

@@ -1,60 +1,79 @@
-//! The way of frames from the thread that opens them to the worker of their segment: bounded queues of batches.
+//! The way of frames from the thread that opens them to the worker of their segment: one tray that both sides swap.
 //!
-//! A batch is one piece of memory with frames side by side; it goes back to where it came from when its frames are
-//! done with, so that nothing is allocated once the queues have been full. A worker that is behind loses frames, which
-//! are counted, and never keeps the thread that also answers probes.
+//! ```text
+//!   push ─> filling ── flush: swapped, or added ──> tray ── take: swapped ──> worker ── done ──> spare
+//! ```
+//!
+//! What a tray holds is bounded by frames and octets, never by how many batches they came in: a worker that waits for a
+//! processor is flushed to for every single frame. Three pieces of memory go round for each worker, so that nothing is
+//! allocated once they have been full. A worker that is behind loses frames, which are counted, and never keeps the
+//! thread that also answers probes.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::frame::SEGMENT_AT;
 use crate::io::Waker;
 
-/// Batches on their way to one worker.
-const BATCHES_MAX: usize = 16;
+/// Frames that wait for one worker, and their octets: some milliseconds of what it can do.
+const FRAMES_MAX: usize = 4_096;
+const OCTETS_MAX: usize = 4 << 20;
 
-/// Frames of one batch, and their octets.
-const FRAMES_MAX: usize = 256;
-const OCTETS_MAX: usize = 256 * 1_024;
-
-/// Frames that belong to one worker.
-#[derive(Debug)]
+/// Frames that belong to one worker, side by side.
+#[derive(Debug, Default)]
 pub(in crate::datapath) struct Frames {
     pub octets: Vec<u8>,
     pub ranges: Vec<Range<usize>>,
 }
 
 impl Frames {
-    fn new() -> Frames {
-        Frames { octets: Vec::with_capacity(OCTETS_MAX), ranges: Vec::with_capacity(FRAMES_MAX) }
-    }
-
     fn takes(&self, len: usize) -> bool {
         self.ranges.len() < FRAMES_MAX && self.octets.len() + len <= OCTETS_MAX
     }
+
+    /// False: there is no room.
+    fn add(&mut self, frame: &[u8]) -> bool {
+        let takes = self.takes(frame.len());
+        if takes {
+            let start = self.octets.len();
+            self.octets.extend_from_slice(frame);
+            self.ranges.push(start..start + frame.len());
+        }
+        takes
+    }
+
+    fn clear(&mut self) {
+        self.octets.clear();
+        self.ranges.clear();
+    }
 }
 
-/// The worker's ends.
+/// What waits for one worker. Locked once for a batch, and on the worker's side for a swap of two pointers.
+type Tray = Arc<Mutex<Frames>>;
+
+fn lock(tray: &Tray) -> MutexGuard<'_, Frames> {
+    tray.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The worker's end.
 #[derive(Debug)]
 pub(in crate::datapath) struct Outlet {
-    frames: mpsc::Receiver<Frames>,
-    spare: mpsc::Sender<Frames>,
+    tray: Tray,
+    spare: Frames,
 }
 
 impl Outlet {
+    /// All that waits; to be given back to `done`.
     pub fn take(&mut self) -> Option<Frames> {
-        self.frames.try_recv().ok()
+        let mut tray = lock(&self.tray);
+        (!tray.ranges.is_empty()).then(|| std::mem::replace(&mut *tray, std::mem::take(&mut self.spare)))
     }
 
     /// Gives the memory back.
-    pub fn done(&self, mut frames: Frames) {
-        frames.octets.clear();
-        frames.ranges.clear();
-        // There are never more batches than the queue has room for; should there be, this one is freed.
-        let _ = self.spare.try_send(frames);
+    pub fn done(&mut self, mut frames: Frames) {
+        frames.clear();
+        self.spare = frames;
     }
 }
 
@@ -66,10 +85,8 @@ pub struct Inlet {
 
 #[derive(Debug)]
 pub(in crate::datapath) struct Line {
-    filling: Option<Frames>,
-    queue: mpsc::Sender<Frames>,
-    spare: mpsc::Receiver<Frames>,
-    made: usize,
+    filling: Frames,
+    tray: Tray,
     lost: Arc<AtomicU64>,
     waker: Waker,
     woken: Arc<AtomicBool>,
@@ -77,9 +94,9 @@ pub(in crate::datapath) struct Line {
 
 /// The two ends of the way to one worker. `lost` counts frames for which there was no room.
 pub(in crate::datapath) fn way(waker: Waker, woken: Arc<AtomicBool>, lost: Arc<AtomicU64>) -> (Line, Outlet) {
-    let (queue, frames) = mpsc::channel(BATCHES_MAX);
-    let (spare, returned) = mpsc::channel(BATCHES_MAX);
-    (Line { filling: None, queue, spare: returned, made: 0, lost, waker, woken }, Outlet { frames, spare })
+    let tray = Tray::default();
+    let line = Line { filling: Frames::default(), tray: tray.clone(), lost, waker, woken };
+    (line, Outlet { tray, spare: Frames::default() })
 }
 
 impl Inlet {
@@ -104,32 +121,29 @@ impl Inlet {
 
 impl Line {
     fn push(&mut self, frame: &[u8]) {
-        if self.filling.as_ref().is_some_and(|filling| !filling.takes(frame.len())) {
+        if !self.filling.takes(frame.len()) {
             self.flush();
         }
-        if self.filling.is_none() {
-            self.filling = self.spare.try_recv().ok().or_else(|| {
-                let may_make = self.made < BATCHES_MAX;
-                self.made += usize::from(may_make);
-                may_make.then(Frames::new)
-            });
-        }
-        match &mut self.filling {
-            Some(filling) if filling.takes(frame.len()) => {
-                let start = filling.octets.len();
-                filling.octets.extend_from_slice(frame);
-                filling.ranges.push(start..start + frame.len());
-            }
-            _ => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-            }
+        if !self.filling.add(frame) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn flush(&mut self) {
-        let Some(filling) = self.filling.take() else { return };
-        // There are as many batches as the queue has places: it is never full. It is closed when the worker has ended.
-        if self.queue.try_send(filling).is_ok() && !self.woken.swap(true, Ordering::AcqRel) {
+        if self.filling.ranges.is_empty() {
+            return;
+        }
+        let mut tray = lock(&self.tray);
+        if tray.ranges.is_empty() {
+            std::mem::swap(&mut *tray, &mut self.filling);
+        } else {
+            let Frames { octets, ranges } = &self.filling;
+            let refused = ranges.iter().filter(|range| !tray.add(&octets[(*range).clone()])).count();
+            self.lost.fetch_add(refused as u64, Ordering::Relaxed);
+        }
+        drop(tray);
+        self.filling.clear();
+        if !self.woken.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
@@ -145,22 +159,43 @@ mod tests {
         let (poller, woken, lost) = (Poller::new().unwrap(), Arc::default(), Arc::<AtomicU64>::default());
         let (line, mut outlet) = way(poller.waker(), woken, lost.clone());
         let mut inlet = Inlet::new(vec![line]);
-        for round in 0..3 * BATCHES_MAX {
-            inlet.push(&[round as u8; 40]);
-            inlet.push(&[round as u8; 50]);
+        let mut places = std::collections::BTreeSet::new();
+        for round in 0..30 {
+            inlet.push(&[round; 40]);
+            inlet.push(&[round; 50]);
             inlet.flush();
             let frames = outlet.take().unwrap();
             assert_eq!(frames.ranges, [0..40, 40..90]);
+            places.insert(frames.octets.as_ptr());
             outlet.done(frames);
         }
+        assert_eq!(places.len(), 3, "nothing is allocated after the first round");
+        assert!(outlet.take().is_none());
         assert!(poller.wait(Some(0)).unwrap().woken);
-        let sent = BATCHES_MAX * FRAMES_MAX + 7;
-        (0..sent).for_each(|_| inlet.push(&[1; 60]));
-        inlet.flush();
-        let taken: usize = std::iter::from_fn(|| outlet.take()).map(|frames| frames.ranges.len()).sum();
-        assert_eq!((taken, lost.load(Ordering::Relaxed)), (sent - 7, 7));
         inlet.push(&vec![0; OCTETS_MAX + 1]);
-        assert_eq!(lost.load(Ordering::Relaxed), 8);
+        assert_eq!(lost.load(Ordering::Relaxed), 1);
+    }
+
+    /// As many small batches as frames: a worker without a processor lost all but the first 16 of them.
+    #[test]
+    fn what_waits_is_bounded_by_frames_and_not_by_batches() {
+        let (poller, lost) = (Poller::new().unwrap(), Arc::<AtomicU64>::default());
+        let (line, mut outlet) = way(poller.waker(), Arc::default(), lost.clone());
+        let mut inlet = Inlet::new(vec![line]);
+        for number in 0..FRAMES_MAX + 7 {
+            inlet.push(&[number as u8; 60]);
+            inlet.flush();
+        }
+        let frames = outlet.take().unwrap();
+        assert_eq!((frames.ranges.len(), lost.load(Ordering::Relaxed)), (FRAMES_MAX, 7));
+        let first_octets = frames.ranges.iter().map(|range| frames.octets[range.start]);
+        assert!(first_octets.eq((0..FRAMES_MAX).map(|number| number as u8)), "in order");
+        outlet.done(frames);
+        // The same in one batch.
+        (0..2 * FRAMES_MAX + 7).for_each(|_| inlet.push(&[1; 60]));
+        inlet.flush();
+        let taken = outlet.take().map_or(0, |frames| frames.ranges.len());
+        assert_eq!((taken, lost.load(Ordering::Relaxed)), (FRAMES_MAX, 7 + FRAMES_MAX as u64 + 7));
     }
 
     #[test]

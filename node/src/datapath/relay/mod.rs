@@ -128,8 +128,14 @@ impl Relay {
         self.link = Some(link);
     }
 
+    /// An earlier epoch than the one that is known is old news: the log still names this node while a segment that was
+    /// closed here is on its way to the next owner.
     pub fn set_owner(&mut self, segment: Segment, owner: Option<Owner>) {
-        self.owners[usize::from(segment.0)] = owner;
+        let known = &mut self.owners[usize::from(segment.0)];
+        let is_old = known.zip(owner).is_some_and(|(known, owner)| owner.epoch < known.epoch);
+        if !is_old {
+            *known = owner;
+        }
     }
 
     /// What lies behind an IKE SA; nothing when it is gone.
