@@ -1,5 +1,5 @@
 //! The developer's commands: `cargo verify`, `cargo fix-all`, `cargo netns`, `cargo spec`,
-//! `cargo bench`, `cargo model`, `cargo compose`.
+//! `cargo bench`, `cargo model`, `cargo compose`, `cargo chaos`.
 //!
 //! The aliases are in `.cargo/config.toml`. Exit code 0 when all is well, 1 when not, 2 for a wrong command line.
 #![forbid(unsafe_code)]
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use testbed::outcome::{Context, Result, Stop};
 use testbed::world::sandbox;
-use testbed::{bench, compose, model, scenarios, spec, verify};
+use testbed::{bench, chaos, compose, model, scenarios, spec, verify};
 
 #[derive(Parser, Debug)]
 #[command(name = "testbed", about = "Checks, scenarios and figures of pontoon")]
@@ -70,6 +70,22 @@ enum Command {
         #[command(subcommand)]
         act: Act,
     },
+    /// A cluster under load whose network and nodes fail by a seed, and the judgement
+    Chaos {
+        /// What goes wrong: halves, majority-ring, bridge, one-way, leader-alone, owner-alone, killed, stopped, starved,
+        /// rough; all of them when none is named
+        names: Vec<String>,
+        /// Decides what happens when and to whom; a new one when it is not given
+        #[arg(long)]
+        seed: Option<u64>,
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+        #[arg(long, default_value_t = 5)]
+        nodes: usize,
+        /// The program under test is built already
+        #[arg(long, hide = true)]
+        built: bool,
+    },
     /// Which requirement has code, which has a test
     Spec {
         /// Every row, not only the sums
@@ -127,6 +143,10 @@ fn run(command: Command) -> Result<bool> {
         Command::Model { quick } => {
             Ok(model::run(if quick { model::Extent::Small } else { model::Extent::Full }))
         }
+        Command::Chaos { names, seed, rounds, nodes, built } => {
+            let seed = seed.unwrap_or_else(chaos::nemesis::now_us);
+            cause_chaos(&chaos::Plan::drawn(nodes, seed, rounds, &chosen(&names)?), built)
+        }
         Command::Compose { act } => contain(act).map(|()| true),
         Command::Spec { all } => {
             let coverage = spec::cover(&verify::root())?;
@@ -153,6 +173,26 @@ fn netns(names: &[String], full: bool, built: bool, report: Option<PathBuf>) -> 
         return Ok(items.iter().all(|item| item.fault.is_none() || item.skipped));
     }
     Ok(verify::summarise(&items))
+}
+
+fn chosen(names: &[String]) -> Result<Vec<chaos::Nemesis>> {
+    if names.is_empty() {
+        return Ok(chaos::Nemesis::ALL.to_vec());
+    }
+    let known = |name: &String| {
+        let found = chaos::Nemesis::ALL.into_iter().find(|nemesis| nemesis.word() == name);
+        found.context(format!("nothing is called {name}; `cargo chaos --help` names what there is"))
+    };
+    names.iter().map(known).collect()
+}
+
+fn cause_chaos(plan: &chaos::Plan, built: bool) -> Result<bool> {
+    if !built && !sandbox::inside() {
+        verify::build_program()?;
+    }
+    sandbox::enter()?;
+    let ended = scenarios::run_one("chaos", "by a seed", false, |bed| chaos::run(bed, plan))?;
+    Ok(verify::summarise(&verify::items(&[ended])))
 }
 
 fn contain(act: Act) -> Result {

@@ -154,6 +154,20 @@ impl Charon {
         self.vici()?.must("terminate", &message)
     }
 
+    /// Ends whatever there is of a connection, whether the other side answers or not.
+    pub fn forget(&self, connection: &str) -> Result {
+        let message = Section::new().with("ike", connection).with("force", "yes").with("timeout", "-1");
+        eventually(Duration::from_secs(15), || {
+            let left = self.sas()?.into_iter().filter(|sa| sa.name == connection).count();
+            if left == 0 {
+                return Ok(());
+            }
+            // One that ended meanwhile is not found any more.
+            let _ = self.vici()?.must("terminate", &message);
+            Err(format!("{left} IKE SAs of {connection} are left").into())
+        })
+    }
+
     /// All IKE SAs.
     pub fn sas(&self) -> Result<Vec<IkeSa>> {
         let events = self.vici()?.stream("list-sas", "list-sa", &Section::new())?;

@@ -15,6 +15,7 @@ pub mod i7_once;
 pub mod i8_closed;
 pub mod i9_one_client;
 pub mod pcap;
+pub mod revisions;
 pub mod view;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

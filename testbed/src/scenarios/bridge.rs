@@ -174,17 +174,18 @@ impl Seen {
     pub fn read(bridge: &Bridge, file: PathBuf) -> Result<Seen> {
         let ports = bridge.cluster.fabric.ports()?;
         let mut seen = Seen { file, outside: Vec::new(), inside: Vec::new(), link: Vec::new() };
-        let file = seen.file.clone();
-        pcap::for_each(&file, |packet| {
-            match ports.get(&packet.via).map(|port| port.net) {
-                Some(Net::Outside) => seen.outside.push(packet),
-                Some(Net::Inside) => seen.inside.push(packet),
-                Some(Net::Link) => seen.link.push(packet),
-                // A bridge itself: what it flooded came in at a port before.
-                None => {}
-            }
-            Ok(())
-        })?;
+        for file in std::iter::once(seen.file.clone()).chain(bridge.cluster.fabric.recorded()?) {
+            pcap::for_each(&file, |packet| {
+                match ports.get(&packet.via).map(|port| port.net) {
+                    Some(Net::Outside) => seen.outside.push(packet),
+                    Some(Net::Inside) => seen.inside.push(packet),
+                    Some(Net::Link) => seen.link.push(packet),
+                    // A bridge itself: what it flooded came in at a port before.
+                    None => {}
+                }
+                Ok(())
+            })?;
+        }
         Ok(seen)
     }
 

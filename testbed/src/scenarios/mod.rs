@@ -4,7 +4,7 @@
 //! `cargo netns s3` runs all whose name begins with `s3`.
 
 mod baseline;
-mod bridge;
+pub(crate) mod bridge;
 mod c0_planted;
 mod c1_download;
 mod c2_many;
@@ -21,7 +21,7 @@ mod g2_growth;
 mod s1_connect;
 mod s2_rekey;
 mod s3_manners;
-mod s4_many;
+pub(crate) mod s4_many;
 mod s5_crash;
 mod s5_disk;
 mod s6_proofs;
@@ -30,6 +30,7 @@ mod s7_flood;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::chaos;
 use crate::outcome::{Context, Result, Stop};
 use crate::world::Bed;
 use crate::world::exec::{settle_disk, tail};
@@ -39,7 +40,7 @@ use crate::world::exec::{settle_disk, tail};
 pub struct Scenario {
     pub name: &'static str,
     pub what: &'static str,
-    run: fn(&Bed) -> Result,
+    pub(crate) run: fn(&Bed) -> Result,
 }
 
 /// How one went.
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Scenario> {
         c9_external::LIST,
         g1_strangers::LIST,
         g2_growth::LIST,
+        chaos::LIST,
     ]
     .concat()
 }
@@ -94,16 +96,22 @@ pub fn run(wanted: &[String], full: bool) -> Result<Vec<Ended>> {
         )
         .into());
     }
-    chosen.iter().map(|scenario| run_one(scenario, full)).collect()
+    chosen.iter().map(|scenario| run_one(scenario.name, scenario.what, full, scenario.run)).collect()
 }
 
-fn run_one(scenario: &Scenario, full: bool) -> Result<Ended> {
-    println!("  {:<28} {}", scenario.name, scenario.what);
+/// Runs one in a folder of its own, which is kept when it fails.
+pub fn run_one(
+    name: &'static str,
+    what: &str,
+    full: bool,
+    run: impl FnOnce(&Bed) -> Result,
+) -> Result<Ended> {
+    println!("  {name:<28} {what}");
     let mut dir = tempfile::Builder::new().prefix("pontoon-bed-").tempdir().context("temporary folder")?;
     settle_disk();
     let start = Instant::now();
     let bed = Bed::new(dir.path()).full(full);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (scenario.run)(&bed)))
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&bed)))
         .unwrap_or_else(|_| Err("the scenario panicked".into()));
     let took = start.elapsed();
     match &result {
@@ -116,7 +124,7 @@ fn run_one(scenario: &Scenario, full: bool) -> Result<Ended> {
             show_logs(dir.path());
         }
     }
-    Ok(Ended { name: scenario.name, result, took })
+    Ok(Ended { name, result, took })
 }
 
 /// The end of every log in a folder: on a machine that is gone tomorrow it is all there is to look at.

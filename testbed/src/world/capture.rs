@@ -20,7 +20,14 @@ pub enum Extent {
 }
 
 /// Ethernet to the explicit IV take some 70 octets; what follows is ciphertext, which differs where the packet does.
-const HEAD_LEN: &str = "192";
+const HEAD_LEN: usize = 192;
+
+impl Extent {
+    /// Of each packet; `None`: all of it.
+    pub fn octets(self) -> Option<usize> {
+        (self == Extent::Heads).then_some(HEAD_LEN)
+    }
+}
 
 /// A recording under way.
 #[derive(Debug)]
@@ -42,10 +49,11 @@ impl Capture {
 
     fn record(namespace: &Netns, file: &Path, extent: Extent, which: &[&str]) -> Result<Capture> {
         exec::require("tcpdump")?;
-        let octets = if extent == Extent::Whole { "0" } else { HEAD_LEN };
+        // tcpdump's word for all of it.
+        let octets = extent.octets().unwrap_or(0).to_string();
         let mut command = namespace.command("tcpdump");
         // -U: what was seen is in the file at once; the large buffer keeps bursts.
-        command.args(which).args(["-n", "-U", "-s", octets, "-B", "65536", "-Z", "root", "-w"]).arg(file);
+        command.args(which).args(["-n", "-U", "-s", &octets, "-B", "65536", "-Z", "root", "-w"]).arg(file);
         let mut recorder = Daemon::start(&mut command, &file.with_extension("tcpdump.log"))?;
         eventually(Duration::from_secs(5), || {
             recorder.still_running()?;
@@ -62,7 +70,7 @@ impl Capture {
         // The kernel hands packets over in blocks; the last one follows within a second.
         std::thread::sleep(Duration::from_millis(1200));
         exec::signal(self.recorder.pid(), Signal::INT)?;
-        eventually(Duration::from_secs(10), || match self.recorder.still_running() {
+        eventually(Duration::from_secs(30), || match self.recorder.still_running() {
             Ok(()) => Err(Stop::from("tcpdump does not end")),
             Err(_) => Ok(()),
         })?;

@@ -25,11 +25,12 @@ use serde_json::Value;
 use super::capture::{Capture, Extent};
 use super::echo::Echo;
 use super::exec;
-use super::fabric::{Fabric, Net, Port};
+use super::fabric::{Fabric, Net, Port, ROUGH};
 use super::http::{self, Server};
 use super::netns::Netns;
 use super::pontoon::{Machine, Pontoon};
 use super::pulse::Counted;
+use super::switch::Way;
 use super::{Bed, CLIENT, INNER_DEVICE, INSIDE, INSIDE6, OUTER_DEVICE, SERVER, SERVER6, eventually, sandbox};
 use crate::charon::IkeSa;
 use crate::ensure;
@@ -58,11 +59,13 @@ pub struct Shape {
     pub profile: &'static str,
     /// Between the client and the outside: see `nat`.
     pub nat: bool,
+    /// The seed of a rough fabric.
+    pub rough: Option<u64>,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { nodes: 3, members: None, steering: "announce", profile: "lan", nat: false }
+        Shape { nodes: 3, members: None, steering: "announce", profile: "lan", nat: false, rough: None }
     }
 }
 
@@ -147,11 +150,11 @@ impl Cluster {
     pub fn build(bed: &Bed, shape: Shape) -> Result<Cluster> {
         sandbox::require_root()?;
         let dir = bed.new_world()?;
-        let fabric = Fabric::new()?;
+        let mut fabric = Fabric::new(shape.rough)?;
         let client = Netns::create("client")?;
         let server = Netns::create("server")?;
         let nat = match shape.nat {
-            true => Some(super::nat::between(&fabric, &client)?),
+            true => Some(super::nat::between(&mut fabric, &client)?),
             false => {
                 fabric.connect(&Port::new(Net::Outside, "client"), &client, "eth0")?;
                 client.address("eth0", &format!("{CLIENT}/24"))?;
@@ -303,17 +306,22 @@ impl Cluster {
         Ok(())
     }
 
-    /// Until every segment is served by a node that is there, and all nodes that are there agree on it.
+    /// Until every segment is served by a node that is there, and all nodes that are there have the same state. Where it
+    /// changes all the time, that never is.
     pub fn wait_settled(&self) -> Result {
-        let served = || {
+        self.wait_served()?;
+        self.digests().map(drop)
+    }
+
+    /// Until every segment is served by a node that is there.
+    pub fn wait_served(&self) -> Result {
+        eventually(PATIENCE, || {
             let placement = self.placement()?;
             let lost = |place: &&Placement| place.owner.is_none_or(|owner| self.away.contains(&owner));
             let lost = placement.iter().filter(lost).count();
             ensure!(lost == 0, "{lost} segments are served by nobody that is there");
             Ok(())
-        };
-        eventually(PATIENCE, served)?;
-        self.digests().map(drop)
+        })
     }
 
     /// Until each of the present nodes owns something: a node that came back has taken its share again.
@@ -426,6 +434,32 @@ impl Cluster {
         self.fabric.lose(&ways.collect::<Vec<_>>())?;
         self.away.extend(if island.len() < mainland.len() { island } else { &mainland });
         Ok(())
+    }
+
+    /// Nothing of what the first of each pair sends on the link network reaches the second, until `heal`. `lost` count as
+    /// taken away.
+    pub fn sever(&mut self, ways: &[(Edge, Edge)], lost: &[Edge]) -> Result {
+        let port = |edge: Edge| Port::new(Net::Link, &edge.to_string());
+        let ways: Vec<_> = ways.iter().map(|&(from, to)| (port(from), port(to))).collect();
+        self.fabric.lose(&ways)?;
+        self.away.extend(lost);
+        Ok(())
+    }
+
+    /// On a rough fabric: all ways between nodes, and between them and the client, are like this until `heal`.
+    pub fn roughen(&self, way: Way) -> Result {
+        let mut ways = Vec::new();
+        for net in ROUGH {
+            let nodes = self.edges().map(|edge| Port::new(net, &edge.to_string()));
+            let client = (net == Net::Outside).then(|| Port::new(net, "client"));
+            let ports: Vec<Port> = nodes.chain(client).collect();
+            for (from, to) in ports.iter().flat_map(|from| ports.iter().map(move |to| (from, to))) {
+                if from != to {
+                    ways.push((from.clone(), to.clone(), way));
+                }
+            }
+        }
+        self.fabric.set(&ways)
     }
 
     /// Ends every partition and other loss on the networks.

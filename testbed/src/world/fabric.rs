@@ -10,14 +10,20 @@
 //! Faults happen here and not on the machines: a pulled cable takes the carrier from a device and leaves its addresses,
 //! and a rule on the bridge loses what one machine sends to another. Here is also where everything is recorded: each
 //! frame once, at the port where it came in, so that its sender is known.
+//!
+//! A *rough* fabric has a switch in userspace in the place of the bridges `ROUGH`, for faults drawn by a seed.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::capture::{Capture, Extent};
 use super::netns::{self, Netns};
-use crate::outcome::{Context, Result};
+use super::switch::{Damage, Switch, Way};
+use crate::outcome::{Context, Result, Stop};
+
+/// What a switch in userspace stands in for: where nodes talk to each other and to their clients.
+pub const ROUGH: [Net; 2] = [Net::Outside, Net::Link];
 
 /// One of the bridges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,10 +73,12 @@ impl fmt::Display for Port {
 #[derive(Debug)]
 pub struct Fabric {
     switch: Netns,
+    rough: Option<Switch>,
 }
 
 impl Fabric {
-    pub fn new() -> Result<Fabric> {
+    /// With a seed: a rough one.
+    pub fn new(seed: Option<u64>) -> Result<Fabric> {
         let switch = Netns::create("switch")?;
         for net in Net::ALL {
             let bridge = net.bridge();
@@ -81,27 +89,48 @@ impl Fabric {
             "nft",
             &["add table bridge faults; add chain bridge faults forward { type filter hook forward priority 0; }"],
         )?;
-        Ok(Fabric { switch })
+        Ok(Fabric { switch, rough: seed.map(Switch::start).transpose()? })
     }
 
     /// Connects `device` of a machine to a network.
-    pub fn connect(&self, port: &Port, machine: &Netns, device: &str) -> Result {
+    pub fn connect(&mut self, port: &Port, machine: &Netns, device: &str) -> Result {
+        if let Some(rough) = self.rough.as_mut().filter(|_| ROUGH.contains(&port.net)) {
+            return rough.connect(port, machine, device);
+        }
         netns::cable(machine, device, &self.switch, &port.to_string())?;
         self.switch.ip(&format!("link set {port} master {}", port.net.bridge())).map(drop)
     }
 
     /// Pulls a cable, or puts it in again.
     pub fn plugged(&self, port: &Port, plugged: bool) -> Result {
+        if self.rough.is_some() && ROUGH.contains(&port.net) {
+            return Err(Stop::from("a rough fabric has no cables to pull: cut its ways"));
+        }
         let state = if plugged { "up" } else { "down" };
         self.switch.ip(&format!("link set {port} {state}")).map(drop)
     }
 
     /// From now on, and at once for all, nothing of what `from` sends reaches `to`.
     pub fn lose(&self, ways: &[(Port, Port)]) -> Result {
+        if self.rough.is_some() {
+            let cut = Way { cut: true, ..Way::default() };
+            let ways: Vec<_> = ways.iter().map(|(from, to)| (from.clone(), to.clone(), cut)).collect();
+            return self.set(&ways);
+        }
         let rule = |(from, to): &(Port, Port)| {
             format!("add rule bridge faults forward iifname {from} oifname {to} drop; ")
         };
         self.switch.run("nft", &[&ways.iter().map(rule).collect::<String>()]).map(drop)
+    }
+
+    /// On a rough fabric: how frames fare from now on, and at once, on all of these ways.
+    pub fn set(&self, ways: &[(Port, Port, Way)]) -> Result {
+        self.rough.as_ref().context("the fabric is not rough")?.set(ways)
+    }
+
+    /// On a rough fabric: what was done to frames so far.
+    pub fn damage(&self) -> Damage {
+        self.rough.as_ref().map(Switch::damage).unwrap_or_default()
     }
 
     /// From now on the frames that `matching` (nftables' words) describes are lost.
@@ -119,18 +148,27 @@ impl Fabric {
 
     /// Ends all losses; pulled cables stay pulled.
     pub fn heal(&self) -> Result {
+        self.rough.iter().for_each(Switch::heal);
         self.switch.run("nft", &["flush chain bridge faults forward"]).map(drop)
     }
 
-    /// Records what comes in at every port.
+    /// Records what comes in at every port. A rough fabric records its own part in a second file.
     pub fn capture(&self, file: &Path, extent: Extent) -> Result<Capture> {
+        if let Some(rough) = &self.rough {
+            rough.record(&file.with_extension("rough.pcap"), extent.octets().unwrap_or(usize::MAX))?;
+        }
         Capture::start_on_all(&self.switch, file, extent)
+    }
+
+    /// Ends the recording of a rough fabric; `None` where there is none.
+    pub fn recorded(&self) -> Result<Option<PathBuf>> {
+        self.rough.as_ref().map_or(Ok(None), Switch::recorded)
     }
 
     /// The ports by the numbers that a recording has for them.
     pub fn ports(&self) -> Result<BTreeMap<u32, Port>> {
         let text = self.switch.ip("-o link show")?;
-        let mut ports = BTreeMap::new();
+        let mut ports = self.rough.as_ref().map(Switch::ports).unwrap_or_default();
         for line in text.lines() {
             let mut words = line.split([':', '@', ' ']).filter(|word| !word.is_empty());
             let (Some(number), Some(name)) = (words.next(), words.next()) else { continue };

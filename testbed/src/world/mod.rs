@@ -28,6 +28,7 @@ pub mod pontoon;
 pub mod pulse;
 pub mod sandbox;
 pub mod spray;
+pub mod switch;
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -16,7 +16,7 @@ const ROUTER: &str = "192.168.1.1";
 pub const FIRST_PORT: u16 = 40_000;
 
 /// The namespace between the client and the outside network.
-pub fn between(fabric: &Fabric, client: &Netns) -> Result<Netns> {
+pub fn between(fabric: &mut Fabric, client: &Netns) -> Result<Netns> {
     let nat = Netns::create("nat")?;
     fabric.connect(&Port::new(Net::Outside, "nat"), &nat, "outer")?;
     nat.address("outer", &format!("{CLIENT}/24"))?;

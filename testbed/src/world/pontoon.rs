@@ -151,23 +151,23 @@ impl Pontoon {
         self.daemon.as_mut().context("the node does not run")?.still_running()
     }
 
+    /// Its commands, for who uses them while faults are done to the node.
+    pub fn tool(&self) -> Tool {
+        Tool {
+            name: self.machine.name.clone(),
+            namespace: self.machine.namespace.clone(),
+            socket: self.machine.dir.join("control.sock"),
+        }
+    }
+
     /// Runs one of its commands and gives what came of it.
     pub fn tell(&self, arguments: &[&str]) -> Result<Told> {
-        let mut command = self.inside(&program()?);
-        command.arg("--socket").arg(self.socket()).args(arguments);
-        let output = command.output().context(exec::show(&command))?;
-        Ok(Told {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        self.tool().tell(arguments)
     }
 
     /// Starts one of its commands and does not wait for it; it ends when the handle is dropped.
     pub fn begin(&self, arguments: &[&str]) -> Result<Daemon> {
-        let mut command = self.inside(&program()?);
-        command.arg("--socket").arg(self.socket()).args(arguments);
-        Daemon::start(&mut command, &self.machine.dir.join("output"))
+        Daemon::start(&mut self.tool().command(arguments)?, &self.machine.dir.join("output"))
     }
 
     /// Runs a command that must succeed; gives its standard output.
@@ -248,14 +248,41 @@ impl Pontoon {
         self.machine.dir.join("data")
     }
 
-    fn socket(&self) -> PathBuf {
-        self.machine.dir.join("control.sock")
+    fn inside(&self, program: &Path) -> Command {
+        inside(&self.machine.namespace, program)
+    }
+}
+
+fn inside(namespace: &Netns, program: &Path) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace.name()]).arg(program);
+    command
+}
+
+/// The commands of one node, as an administrator gives them on its machine.
+#[derive(Clone, Debug)]
+pub struct Tool {
+    pub name: String,
+    namespace: Arc<Netns>,
+    socket: PathBuf,
+}
+
+impl Tool {
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = inside(&self.namespace, &program()?);
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        Ok(command)
     }
 
-    fn inside(&self, program: &Path) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.machine.namespace.name()]).arg(program);
-        command
+    /// Runs a command and gives what came of it.
+    pub fn tell(&self, arguments: &[&str]) -> Result<Told> {
+        let mut command = self.command(arguments)?;
+        let output = command.output().context(exec::show(&command))?;
+        Ok(Told {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
     }
 }
 
