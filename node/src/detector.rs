@@ -10,6 +10,9 @@
 //! Whoever was late himself accuses nobody: after a pause of our own everybody has the whole suspect time again. A node
 //! that is heard again by the same process was suspected falsely, which is counted: the figure for choosing a profile.
 //!
+//! A node that says that it is *deaf*, since it has no answers from a majority, counts as silent however loud it is: it has
+//! no lease, and its segments would be served by nobody (`cargo chaos one-way`).
+//!
 //! Fed by the mesh thread and by the watch over the links; asked by whoever decides. No clock of its own.
 
 use std::collections::BTreeMap;
@@ -40,6 +43,18 @@ struct Heard {
     /// Of which process it was when it was found silent.
     suspected: Option<Incarnation>,
     barred: bool,
+    deaf: bool,
+}
+
+/// What a probe of a node says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub incarnation: Incarnation,
+    pub applied: u64,
+    /// A promise keeps others from acknowledging it.
+    pub barred: bool,
+    /// It has no answers from a majority of the voters.
+    pub deaf: bool,
 }
 
 impl Detector {
@@ -65,22 +80,24 @@ impl Detector {
                 applied: 0,
                 suspected: None,
                 barred: false,
+                deaf: false,
             });
         }
     }
 
     /// A valid datagram of `node`. True when it was taken for dead.
     pub fn heard(&mut self, node: NodeId, now: Millis) -> bool {
-        let Some(heard) = self.nodes.get_mut(&node) else { return false };
+        let Some(heard) = self.nodes.get_mut(&node).filter(|heard| !heard.deaf) else { return false };
         heard.at = now;
         std::mem::replace(&mut heard.verdict, Verdict::Alive) != Verdict::Alive
     }
 
-    /// What a probe of `node` said; `barred`: that a promise keeps others from acknowledging it. Counts a suspicion that
-    /// was false. True when `barred` is news.
-    pub fn told(&mut self, node: NodeId, incarnation: Incarnation, applied: u64, barred: bool) -> bool {
+    /// What a probe of `node` said. Counts a suspicion that was false. True when `barred` is news.
+    pub fn told(&mut self, node: NodeId, told: Told) -> bool {
+        let Told { incarnation, applied, barred, deaf } = told;
         let Some(heard) = self.nodes.get_mut(&node) else { return false };
-        if heard.suspected.take() == Some(incarnation) {
+        let was_deaf = std::mem::replace(&mut heard.deaf, deaf);
+        if heard.suspected.take() == Some(incarnation) && !was_deaf && !deaf {
             self.false_suspicions += 1;
         }
         (heard.incarnation, heard.applied) = (incarnation, applied);
@@ -161,11 +178,15 @@ mod tests {
     const B: NodeId = NodeId(2);
     const RUN: Incarnation = Incarnation(7);
 
+    fn says(incarnation: Incarnation) -> Told {
+        Told { incarnation, applied: 9, barred: false, deaf: false }
+    }
+
     fn detector() -> Detector {
         let mut detector = Detector::new(50, 15);
         detector.watch(&[A, B], Millis(100));
         for node in [A, B] {
-            detector.told(node, RUN, 9, false);
+            detector.told(node, says(RUN));
         }
         detector
     }
@@ -223,21 +244,37 @@ mod tests {
         pass(&mut detector, 100, 200, &[]);
         for (node, incarnation) in [(A, RUN), (B, Incarnation(8))] {
             assert!(detector.heard(node, Millis(210)));
-            detector.told(node, incarnation, 9, false);
-            detector.told(node, incarnation, 9, false);
+            detector.told(node, says(incarnation));
+            detector.told(node, says(incarnation));
         }
         assert_eq!(detector.false_suspicions(), 1, "B has started anew");
+    }
+
+    /// A leader that heard nobody any more kept its segments as long as the others heard it: 3 s, until it was healed.
+    #[test]
+    fn who_hears_nobody_is_silent_however_loud() {
+        let mut detector = detector();
+        detector.told(B, Told { deaf: true, ..says(RUN) });
+        assert_eq!(pass(&mut detector, 100, 140, &[A, B]), []);
+        assert_eq!(pass(&mut detector, 150, 200, &[A, B]), [B]);
+        detector.told(B, Told { deaf: true, ..says(RUN) });
+        assert_eq!(pass(&mut detector, 210, 220, &[A, B]), [B]);
+        detector.told(B, says(RUN));
+        assert!(detector.heard(B, Millis(230)));
+        assert_eq!(pass(&mut detector, 230, 260, &[A, B]), []);
+        assert_eq!(detector.false_suspicions(), 0, "it was of no use");
     }
 
     #[test]
     fn who_wants_to_be_pardoned_is_noticed_once() {
         let mut detector = detector();
-        assert!(detector.told(A, RUN, 9, true) && !detector.told(A, RUN, 9, true));
+        let barred = Told { barred: true, ..says(RUN) };
+        assert!(detector.told(A, barred) && !detector.told(A, barred));
         assert_eq!(detector.barred(), [A]);
         pass(&mut detector, 100, 200, &[]);
         assert_eq!(detector.barred(), [], "it must be heard for that");
         detector.heard(A, Millis(210));
-        assert!(!detector.told(A, RUN, 9, false));
+        assert!(!detector.told(A, says(RUN)));
         assert_eq!(detector.barred(), []);
     }
 

@@ -1,13 +1,14 @@
 //! What probes and answers say: the renewal of leases, and the signs of life.
 //!
 //! ```text
-//!   probe    incarnation (8) | sequence (8) | applied (8) | voters at (8) | barred (1)
+//!   probe    incarnation (8) | sequence (8) | applied (8) | voters at (8) | barred, deaf (1)
 //!   answer   sequence (8) | verdict (1)
 //! ```
 //!
 //! A probe of X asks each other member to acknowledge it (`promise`); the acknowledgements of a majority of the voters
 //! extend the lease of X (`lease`), from when that round of probes was sent. Every valid datagram is a sign of life.
-//! A node that is refused because of a promise says so in its probes, and the leader pardons it (`takeover`).
+//! A node that is refused because of a promise says so in its probes, and the leader pardons it (`takeover`). One that has
+//! had no answers from a majority for the time of a lease says so, too: it is deaf, and others must not rely on it.
 //!
 //! All in the mesh thread.
 
@@ -19,6 +20,7 @@ use ipsec::types::{Incarnation, Millis};
 use raft::state::{NodeId, State};
 use raft::{Cluster, WeakCluster};
 
+use crate::detector::Told;
 use crate::lease::{Lease, Renewals};
 use crate::lookout::Lookout;
 use crate::mesh;
@@ -74,6 +76,10 @@ pub struct Pulse<G> {
     /// Called when the lease has begun anew.
     regained: Box<dyn Fn() + Send>,
     renewals: Renewals,
+    /// Answers of whatever kind.
+    answers: Renewals,
+    /// When the first round was sent.
+    began: Option<Millis>,
     voters: Voters,
     /// When each round was sent, the newest last.
     rounds: VecDeque<(u64, Millis)>,
@@ -98,7 +104,12 @@ struct Probe {
     claim: Claim,
     sequence: u64,
     barred: bool,
+    deaf: bool,
 }
+
+/// The last octet of a probe.
+const BARRED: u8 = 1;
+const DEAF: u8 = 2;
 
 impl<G: Ground> Pulse<G> {
     pub fn new(ground: G, parts: Parts) -> Pulse<G> {
@@ -114,6 +125,8 @@ impl<G: Ground> Pulse<G> {
             lookout,
             regained,
             renewals: Renewals::default(),
+            answers: Renewals::default(),
+            began: None,
             rounds: VecDeque::with_capacity(ROUNDS),
             sequence: 0,
             barred_by: BTreeSet::new(),
@@ -122,6 +135,13 @@ impl<G: Ground> Pulse<G> {
 
     fn claim(&self, state: &State) -> Claim {
         Claim { incarnation: self.incarnation, applied: state.applied(), voters_at: self.voters.at }
+    }
+
+    /// Whether the others may hear us, but a majority of them not we them, since longer than a lease lasts.
+    fn is_deaf(&self, now: Millis) -> bool {
+        let answered = self.answers.since(&self.voters.sets, self.me, Some(now));
+        let since = answered.max(self.began).unwrap_or(now);
+        now.since(since) > self.lease_ms
     }
 
     /// Extends the lease as far as the acknowledgements reach.
@@ -141,6 +161,7 @@ impl<G: Ground> Pulse<G> {
 impl<G: Ground> mesh::Pulse for Pulse<G> {
     fn round(&mut self, now: Millis, peers: &[NodeId]) {
         self.voters = self.ground.voters();
+        self.began.get_or_insert(now);
         self.lookout.see(|detector| {
             detector.watch(peers, now);
             false
@@ -156,10 +177,11 @@ impl<G: Ground> mesh::Pulse for Pulse<G> {
         self.renew(now);
     }
 
-    fn probe(&mut self, _: NodeId, _: Millis) -> Vec<u8> {
+    fn probe(&mut self, _: NodeId, now: Millis) -> Vec<u8> {
         let state = self.ground.state();
         let claim = self.claim(&state);
-        Probe { claim, sequence: self.sequence, barred: !self.barred_by.is_empty() }.encode()
+        let (barred, deaf) = (!self.barred_by.is_empty(), self.is_deaf(now));
+        Probe { claim, sequence: self.sequence, barred, deaf }.encode()
     }
 
     fn probed(&mut self, from: NodeId, probe: &[u8], now: Millis) -> Option<Vec<u8>> {
@@ -167,8 +189,8 @@ impl<G: Ground> mesh::Pulse for Pulse<G> {
         let state = self.ground.state();
         let known = Known { members: state.members(), voters_at: self.voters.at };
         let verdict = self.book.acknowledge(from, probe.claim, known, now);
-        let Claim { incarnation, applied, .. } = probe.claim;
-        self.lookout.see(|detector| detector.told(from, incarnation, applied, probe.barred));
+        let Probe { claim: Claim { incarnation, applied, .. }, barred, deaf, .. } = probe;
+        self.lookout.see(|detector| detector.told(from, Told { incarnation, applied, barred, deaf }));
         let mut answer = probe.sequence.to_be_bytes().to_vec();
         answer.push(verdict as u8);
         Some(answer)
@@ -179,6 +201,7 @@ impl<G: Ground> mesh::Pulse for Pulse<G> {
         let Some((sequence, &[verdict])) = answer.split_first_chunk() else { return };
         let sequence = u64::from_be_bytes(*sequence);
         let Some(&(_, sent)) = self.rounds.iter().find(|(round, _)| *round == sequence) else { return };
+        self.answers.acknowledged(from, now);
         if verdict == Verdict::Promised as u8 {
             self.barred_by.insert(from);
         } else {
@@ -220,7 +243,7 @@ impl Probe {
         for number in [incarnation.0, self.sequence, applied, voters_at] {
             octets.extend_from_slice(&number.to_be_bytes());
         }
-        octets.push(self.barred.into());
+        octets.push(u8::from(self.barred) * BARRED | u8::from(self.deaf) * DEAF);
         octets
     }
 
@@ -230,6 +253,7 @@ impl Probe {
         let [incarnation, sequence, applied, voters_at] =
             <&[[u8; 8]; 4]>::try_from(numbers).ok()?.map(u64::from_be_bytes);
         let claim = Claim { incarnation: Incarnation(incarnation), applied, voters_at };
-        Some(Probe { claim, sequence, barred: octets[PROBE_LEN - 1] != 0 })
+        let flags = octets[PROBE_LEN - 1];
+        Some(Probe { claim, sequence, barred: flags & BARRED != 0, deaf: flags & DEAF != 0 })
     }
 }

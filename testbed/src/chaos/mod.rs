@@ -314,7 +314,8 @@ impl std::fmt::Display for Round {
         let names = |edges: &[Edge]| edges.iter().map(Edge::to_string).collect::<Vec<_>>().join(" ");
         let whom = match (strike.silent.as_slice(), strike.struck.as_slice()) {
             ([], []) => String::new(),
-            (silent, []) => format!(" ({} apart)", names(silent)),
+            (silent, []) if strike.detail.is_empty() => format!(" ({} apart)", names(silent)),
+            (silent, []) => format!(" ({} {})", names(silent), strike.detail),
             (_, struck) => format!(" ({})", names(struck)),
         };
         write!(

@@ -92,13 +92,15 @@ pub struct Strike {
     pub silent: Vec<Edge>,
     /// Who is gone or held up.
     pub struck: Vec<Edge>,
+    /// In words, where the names of those do not tell.
+    pub detail: &'static str,
     starving: Option<Starving>,
 }
 
 impl Strike {
     pub fn begin(nemesis: Nemesis, cluster: &mut Cluster, roles: Roles, rng: &mut dyn Rng) -> Result<Strike> {
         let all = shuffled(cluster.edges().collect(), rng);
-        let (mut silent, mut struck, mut starving) = (Vec::new(), Vec::new(), None);
+        let (mut silent, mut struck, mut starving, mut detail) = (Vec::new(), Vec::new(), None, "");
         let (begun, begun_us) = (Instant::now(), now_us());
         match nemesis {
             Nemesis::Halves => {
@@ -122,6 +124,7 @@ impl Strike {
             }
             Nemesis::OneWay => {
                 let deaf = rng.u32() % 2 == 0;
+                detail = if deaf { "hears nobody" } else { "is heard by nobody" };
                 let others = all.iter().filter(|edge| **edge != roles.leader);
                 let way = |&other: &Edge| if deaf { (other, roles.leader) } else { (roles.leader, other) };
                 silent = vec![roles.leader];
@@ -156,7 +159,7 @@ impl Strike {
                 ..Way::default()
             })?,
         }
-        Ok(Strike { nemesis, roles, begun, begun_us, silent, struck, starving })
+        Ok(Strike { nemesis, roles, begun, begun_us, silent, struck, detail, starving })
     }
 
     /// Everything works again; returns when it is put right, not when the cluster is.
