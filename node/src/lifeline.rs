@@ -14,17 +14,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsec::types::Incarnation;
-use raft::WeakCluster;
 use raft::links::TlsLinks;
 use raft::state::NodeId;
+use raft::{Cluster, WeakCluster};
 use tokio::sync::watch;
 
 use crate::actor;
 use crate::config::Timing;
 use crate::io::clock::{Clock, SystemClock};
+use crate::liveness::Verdict;
 use crate::lookout::Lookout;
 use crate::marks::mirrored;
-use crate::mesh::{Keys, Mesh, Port, Session};
+use crate::mesh::{Detour, Keys, Mesh, Port, Session};
 use crate::observe::Observe;
 use crate::promise::Book;
 use crate::pulse::{Parts, Pulse};
@@ -34,6 +35,9 @@ use crate::takeover::{self, Takeovers};
 
 /// How often what is counted is brought into the metrics.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked who leads.
+const DETOUR_EVERY: Duration = Duration::from_millis(20);
 
 /// What a lifeline is made of, beside what all of the node share.
 #[derive(Debug)]
@@ -77,6 +81,7 @@ pub async fn start(
     actor::spawn_vital("takeover", stop.clone(), takeovers.run());
     actor::spawn_vital("succession", stop.clone(), succession::run(cluster, lookout.clone()));
     actor::spawn_vital("links-watch", stop.clone(), lookout.clone().follow(links.peers()));
+    actor::spawn_vital("detour", stop.clone(), detour(mesh.clone(), shared.cluster.clone(), lookout.clone()));
     actor::spawn_vital("sessions", stop.clone(), look(mesh.clone(), links));
     let marks = mirrored::send(shared.marks.clone(), shared.cluster.clone(), worker, mesh.clone());
     actor::spawn_vital("mirrored-marks", stop.clone(), marks);
@@ -89,6 +94,26 @@ async fn look(mesh: Mesh, links: TlsLinks) {
     let mut peers = links.peers();
     while peers.changed().await.is_ok() {
         mesh.look();
+    }
+}
+
+/// A packet for an owner that we do not hear goes by the leader, who has given the segment to a node that it hears: in a
+/// network that is broken in parts, the holder of the service addresses need not reach every owner.
+async fn detour(mesh: Mesh, cluster: Cluster, lookout: Lookout) {
+    let mut news = lookout.news();
+    let mut every = tokio::time::interval(DETOUR_EVERY);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = news.changed() => {}
+        }
+        let (me, state, leader) = (cluster.node(), cluster.state(), cluster.status().leader);
+        let is_heard = |node: NodeId| lookout.verdict(node) == Some(Verdict::Alive);
+        let others = state.members().iter().map(|member| member.id).filter(|node| *node != me);
+        mesh.set_detour(Detour {
+            unheard: others.filter(|node| !is_heard(*node)).collect(),
+            by: leader.filter(|leader| is_heard(*leader)),
+        });
     }
 }
 

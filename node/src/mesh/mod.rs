@@ -32,7 +32,7 @@ pub use frame::{BACK, FRONT, Kind, OVERHEAD, Outgoing, Sealing};
 pub use peers::{Keys, Session, Way};
 pub use thread::{Frame, Pulse, Sink};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -94,7 +94,22 @@ struct Shared {
     sinks: [Mutex<Option<Box<dyn Sink>>>; Kind::ALL.len()],
     dropped: [AtomicU64; Drop::ALL.len()],
     socket: UdpHandle,
+    detour: ArcSwap<Detour>,
     stop: AtomicBool,
+}
+
+/// Around ways that are broken, for packets: by a node that hears those whom we do not hear.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detour {
+    pub unheard: BTreeSet<NodeId>,
+    pub by: Option<NodeId>,
+}
+
+impl Detour {
+    /// Whom to send what is for `to`. That node passes it on, since it does not serve it itself.
+    fn toward(&self, to: NodeId) -> NodeId {
+        self.by.filter(|_| self.unheard.contains(&to)).unwrap_or(to)
+    }
 }
 
 /// What the thread sends with, to be opened before the rest of the node starts.
@@ -120,6 +135,7 @@ impl Mesh {
             sinks: [const { Mutex::new(None) }; Kind::ALL.len()],
             dropped: [const { AtomicU64::new(0) }; Drop::ALL.len()],
             socket: port.0.handle()?,
+            detour: ArcSwap::default(),
             stop: AtomicBool::new(false),
         });
         let mesh = Mesh(Arc::new(Handle { shared: shared.clone(), waker: poller.waker() }));
@@ -150,6 +166,17 @@ impl Mesh {
     /// For who seals many and sends them himself, through a socket of `outside`.
     pub fn way(&self, to: NodeId) -> Option<Way> {
         self.0.shared.peers.load().get(&to)?.way()
+    }
+
+    /// The way for packets to that node: straight, or by another.
+    pub fn way_or_detour(&self, to: NodeId) -> Option<Way> {
+        self.way(self.0.shared.detour.load().toward(to))
+    }
+
+    pub fn set_detour(&self, detour: Detour) {
+        if **self.0.shared.detour.load() != detour {
+            self.0.shared.detour.store(Arc::new(detour));
+        }
     }
 
     /// Another handle of the socket, for a thread that sends batches. Only `send` is of use: what comes in is the mesh

@@ -46,7 +46,7 @@ impl Seal for Ways {
 
     fn seal(&mut self, to: NodeId, frame: &mut [u8]) -> Option<SocketAddr> {
         if !self.known.iter().any(|(node, _)| *node == to) {
-            self.known.push((to, self.mesh.way(to)?));
+            self.known.push((to, self.mesh.way_or_detour(to)?));
         }
         let (_, way) = self.known.iter().find(|(node, _)| *node == to)?;
         // Numbers are shared with other threads; one at a time, since a batch that is not used up is a gap.

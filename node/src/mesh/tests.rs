@@ -11,6 +11,15 @@ use raft::state::NodeId;
 
 use super::*;
 
+#[test]
+fn only_what_is_for_the_unheard_goes_another_way() {
+    let [heard, unheard, by] = [1, 2, 3].map(NodeId);
+    let detour = Detour { unheard: [unheard].into(), by: Some(by) };
+    assert_eq!([heard, unheard, by].map(|to| detour.toward(to)), [heard, by, by]);
+    let nobody = Detour { by: None, ..detour };
+    assert_eq!(nobody.toward(unheard), unheard);
+}
+
 /// Sessions between any nodes, as if all were connected.
 #[derive(Default)]
 struct Wires {
