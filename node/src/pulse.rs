@@ -243,7 +243,7 @@ impl Probe {
         for number in [incarnation.0, self.sequence, applied, voters_at] {
             octets.extend_from_slice(&number.to_be_bytes());
         }
-        octets.push(u8::from(self.barred) * BARRED | u8::from(self.deaf) * DEAF);
+        octets.push((u8::from(self.barred) * BARRED) | (u8::from(self.deaf) * DEAF));
         octets
     }
 

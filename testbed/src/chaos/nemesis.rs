@@ -109,7 +109,7 @@ impl Strike {
             }
             Nemesis::MajorityRing => {
                 // A node, and as many on each side of it as make a majority.
-                let reach = (all.len() / 2 + 1) / 2;
+                let reach = (all.len() / 2).div_ceil(2);
                 let near = |one: usize, other: usize| {
                     let steps = one.abs_diff(other);
                     steps.min(all.len() - steps) <= reach
@@ -123,7 +123,7 @@ impl Strike {
                 cluster.sever(&pairs(&all, apart), &[])?;
             }
             Nemesis::OneWay => {
-                let deaf = rng.u32() % 2 == 0;
+                let deaf = rng.u32().is_multiple_of(2);
                 detail = if deaf { "hears nobody" } else { "is heard by nobody" };
                 let others = all.iter().filter(|edge| **edge != roles.leader);
                 let way = |&other: &Edge| if deaf { (other, roles.leader) } else { (roles.leader, other) };
@@ -139,7 +139,7 @@ impl Strike {
                 // Two of five, the owner often among them.
                 let most = (all.len() - 1) / 2;
                 struck = all[..1 + rng.u32() as usize % most].to_vec();
-                if rng.u32() % 2 == 0 && !struck.contains(&roles.owner) {
+                if rng.u32().is_multiple_of(2) && !struck.contains(&roles.owner) {
                     struck[0] = roles.owner;
                 }
                 for &edge in &struck {
@@ -147,7 +147,7 @@ impl Strike {
                 }
             }
             Nemesis::Stopped => {
-                struck = vec![if rng.u32() % 2 == 0 { roles.owner } else { all[0] }];
+                struck = vec![if rng.u32().is_multiple_of(2) { roles.owner } else { all[0] }];
                 cluster.pause(struck[0])?;
             }
             Nemesis::Starved => starving = Some(Starving::begin(all.len())?),

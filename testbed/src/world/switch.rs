@@ -398,7 +398,7 @@ const SLL2_LEN: usize = 20;
 impl Recorder {
     fn create(path: &Path, octets: usize) -> io::Result<Recorder> {
         let mut file = BufWriter::new(File::create(path)?);
-        for word in [0xa1b2_c3d4u32, 2 | 4 << 16, 0, 0, 1 << 18, LINK_SLL2] {
+        for word in [0xa1b2_c3d4u32, 2 | (4 << 16), 0, 0, 1 << 18, LINK_SLL2] {
             file.write_all(&word.to_le_bytes())?;
         }
         Ok(Recorder { file, path: path.to_owned(), octets, failed: None })
