@@ -43,7 +43,9 @@ use crate::segment::Shared;
 use crate::sieve::Opener;
 use crate::steering::{self, Steering, Ways};
 use crate::view::Promised;
-use crate::{actor, carrier, control, drain, figures, growth, member, pmtu, router, sieve, steer, watchman};
+use crate::{
+    actor, carrier, control, drain, figures, growth, member, pmtu, router, sieve, steer, watchdog, watchman,
+};
 
 /// How long what a killed process has left in the kernel may be in our way, and how often it is looked at.
 const PREDECESSOR_GONE_WITHIN: Duration = Duration::from_secs(2);
@@ -295,6 +297,11 @@ impl Daemon {
         }
         let watchman = watchman::run(self.clone());
         actor::spawn_vital("watchman", stop(), watchman);
+        if let Some(within) = watchdog::asked_for() {
+            let watchdog =
+                watchdog::keep(within, self.worker.clone(), self.raft.clone(), self.lookout.clone());
+            actor::spawn_vital("watchdog", stop(), watchdog);
+        }
 
         let control = control::Server::bind(&self.config.control_socket).map_err(|error| error.fault())?;
         actor::spawn_vital("control", stop(), control.serve(self.clone()));

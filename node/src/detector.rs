@@ -36,7 +36,10 @@ pub struct Detector {
 
 #[derive(Clone, Copy, Debug)]
 struct Heard {
+    /// When it was heard last, while it was not deaf.
     at: Millis,
+    /// When any valid datagram of it came.
+    spoke: Millis,
     verdict: Verdict,
     incarnation: Incarnation,
     applied: u64,
@@ -75,6 +78,7 @@ impl Detector {
         for &node in nodes {
             self.nodes.entry(node).or_insert(Heard {
                 at: now,
+                spoke: now,
                 verdict: Verdict::Alive,
                 incarnation: Incarnation(0),
                 applied: 0,
@@ -87,7 +91,11 @@ impl Detector {
 
     /// A valid datagram of `node`. True when it was taken for dead.
     pub fn heard(&mut self, node: NodeId, now: Millis) -> bool {
-        let Some(heard) = self.nodes.get_mut(&node).filter(|heard| !heard.deaf) else { return false };
+        let Some(heard) = self.nodes.get_mut(&node) else { return false };
+        heard.spoke = now;
+        if heard.deaf {
+            return false;
+        }
         heard.at = now;
         std::mem::replace(&mut heard.verdict, Verdict::Alive) != Verdict::Alive
     }
@@ -96,8 +104,8 @@ impl Detector {
     pub fn told(&mut self, node: NodeId, told: Told) -> bool {
         let Told { incarnation, applied, barred, deaf } = told;
         let Some(heard) = self.nodes.get_mut(&node) else { return false };
-        let was_deaf = std::mem::replace(&mut heard.deaf, deaf);
-        if heard.suspected.take() == Some(incarnation) && !was_deaf && !deaf {
+        heard.deaf = deaf;
+        if heard.suspected.take() == Some(incarnation) {
             self.false_suspicions += 1;
         }
         (heard.incarnation, heard.applied) = (incarnation, applied);
@@ -107,7 +115,7 @@ impl Detector {
     /// Its connections are closed and new ones refused, since `since`. True when that is news.
     pub fn refused(&mut self, node: NodeId, since: Millis) -> bool {
         let Some(heard) = self.nodes.get_mut(&node) else { return false };
-        if heard.verdict == Verdict::Gone || heard.at > since {
+        if heard.verdict == Verdict::Gone || heard.spoke > since {
             return false;
         }
         heard.verdict = Verdict::Gone;
@@ -127,7 +135,8 @@ impl Detector {
         for heard in self.nodes.values_mut().filter(|heard| heard.verdict == Verdict::Alive) {
             if now.since(heard.at.max(self.awake_since)) >= self.suspect_ms {
                 heard.verdict = Verdict::Silent;
-                heard.suspected = Some(heard.incarnation);
+                // Of one that is deaf it is true whether it is heard or not.
+                heard.suspected = (!heard.deaf).then_some(heard.incarnation);
                 news = true;
             }
         }
@@ -259,6 +268,7 @@ mod tests {
         assert_eq!(pass(&mut detector, 150, 200, &[A, B]), [B]);
         detector.told(B, Told { deaf: true, ..says(RUN) });
         assert_eq!(pass(&mut detector, 210, 220, &[A, B]), [B]);
+        assert!(!detector.refused(B, Millis(219)), "it speaks: a process is there");
         detector.told(B, says(RUN));
         assert!(detector.heard(B, Millis(230)));
         assert_eq!(pass(&mut detector, 230, 260, &[A, B]), []);

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::asks::Asks;
 use crate::datapath::Handle;
 use crate::fault::Fault;
-use crate::figures::{self, Wanted};
+use crate::figures::{self, Figures, Wanted};
 
 /// How often it is looked whether it is done.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -141,7 +141,8 @@ pub async fn hand_over_lead(cluster: &Cluster, asks: &Asks) {
     }
     let figures = figures::gather(cluster, asks, &Wanted::default(), figures::WITHIN).await;
     let voters = cluster.status().voters;
-    let others = figures.iter().filter(|(other, _)| **other != node && voters.contains(other));
+    let fit = |other: &NodeId, figures: &Figures| *other != node && voters.contains(other) && !figures.deaf;
+    let others = figures.iter().filter(|(other, figures)| fit(other, figures));
     let Some((&heir, _)) = others.max_by_key(|(_, figures)| figures.applied) else { return };
     if let Err(error) = cluster.transfer_leader(heir).await {
         tracing::warn!(%heir, %error, "the leadership is left behind");

@@ -59,6 +59,9 @@ pub struct Figures {
     /// Its neighbours have been told that the service addresses are there.
     #[prost(bool, tag = "9")]
     pub holds_addresses: bool,
+    /// It has no answers from a majority to its probes.
+    #[prost(bool, tag = "10")]
+    pub deaf: bool,
 }
 
 /// What was counted for one child.
@@ -126,19 +129,19 @@ pub fn answer(asks: &Asks, shared: &Shared, routes: Routes) {
     asks.on(Topic::Figures, move |_, wanted: Wanted| {
         let (shared, routes) = (shared.clone(), routes.clone());
         async move {
-            let Shared { cluster, worker, gateway, .. } = &shared;
+            let Shared { cluster, worker, gateway, lookout, .. } = &shared;
             // A configuration is applied once it is in force.
             let has = |state: &State| state.applied() >= wanted.applied && gateway.has(state);
             while wanted.applied > 0 && !has(&cluster.state()) {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            own(cluster, worker, &routes, &wanted)
+            own(cluster, worker, &routes, lookout.deaf_here(), &wanted)
         }
     });
 }
 
 /// Of this node.
-fn own(cluster: &Cluster, worker: &Handle, routes: &Routes, wanted: &Wanted) -> Figures {
+fn own(cluster: &Cluster, worker: &Handle, routes: &Routes, deaf: bool, wanted: &Wanted) -> Figures {
     let (state, raft) = (cluster.state(), cluster.status());
     let of_child = |spi_in: ChildSpi| {
         let stats = worker.known_stats(spi_in)?;
@@ -163,6 +166,7 @@ fn own(cluster: &Cluster, worker: &Handle, routes: &Routes, wanted: &Wanted) -> 
         leaving: bits(|segment| routes.is_leaving(segment)),
         children: children.filter_map(|child| of_child(child.spi_in)).collect(),
         holds_addresses: routes.holds_addresses(),
+        deaf,
     }
 }
 

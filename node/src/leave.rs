@@ -49,8 +49,8 @@ impl Daemon {
         let quorum = without(&overview, cluster.node());
         check(&node, &overview, &quorum, accept_risk)?;
         drain::drain(&cluster, &self.asks, cluster.node(), Draining::UntilUndrain, within).await?;
-        // No member any more, it could pass nothing on.
-        drain::until_quiet(&self.worker).await;
+        // No member any more, it could pass nothing on. A router that goes on spraying must not use up the time for the rest.
+        let _ = tokio::time::timeout(within / 4, drain::until_quiet(&self.worker)).await;
         timeout_at(deadline, self.resign(&cluster, accept_risk)).await.map_err(|_| {
             Fault::timed_out(format!("{node} is drained, and not out of the cluster yet"))
                 .why("a step of it is not committed yet")

@@ -15,7 +15,7 @@
 //! |---|---|---|---|
 //! | router | 1,024 reports | the worker drops IKE messages, counted | ends the process |
 //! | segment, one for each owned | 512 messages | datagrams are dropped, counted; all else waits | a new epoch, then a new actor |
-//! | roster, placement, takeover, succession, steering, sieve, whereabouts, carrier, watchman | the log's broadcast | reads the whole state again | ends the process |
+//! | roster, placement, takeover, succession, steering, sieve, whereabouts, carrier, watchdog, watchman | the log's broadcast | reads the whole state again | ends the process |
 //! | worker (thread) | 1,024 batches of orders | who orders waits | ends the process |
 //!
 //! This crate does not know how IKE bytes are laid out.
@@ -64,5 +64,6 @@ pub mod steering;
 pub mod succession;
 pub mod takeover;
 pub mod view;
+pub mod watchdog;
 pub mod watchman;
 pub mod whereabouts;

@@ -98,7 +98,8 @@ async fn look(mesh: Mesh, links: TlsLinks) {
 }
 
 /// A packet for an owner that we do not hear goes by the leader, who has given the segment to a node that it hears: in a
-/// network that is broken in parts, the holder of the service addresses need not reach every owner.
+/// network that is broken in parts, the holder of the service addresses need not reach every owner. Not heard counts as not
+/// reached, and the detour is one of the two hops that a packet has: a planned move in such a network may lose some.
 async fn detour(mesh: Mesh, cluster: Cluster, lookout: Lookout) {
     let mut news = lookout.news();
     let mut every = tokio::time::interval(DETOUR_EVERY);

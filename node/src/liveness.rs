@@ -27,7 +27,7 @@ pub struct Signs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     Alive,
-    /// Not heard of for the suspect time.
+    /// Not heard of for the suspect time, or deaf for as long.
     Silent,
     /// Its connections are closed and new ones are refused: nothing listens there.
     Gone,

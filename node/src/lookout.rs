@@ -5,7 +5,7 @@
 //!   links ── refused ──────────────────┴──> Lookout ──────┴──> placement, status
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipsec::types::Millis;
@@ -27,6 +27,10 @@ struct Inner {
     detector: Mutex<Detector>,
     /// A promise keeps others from acknowledging this node itself.
     barred_here: AtomicBool,
+    /// This node itself has no answers from a majority.
+    deaf_here: AtomicBool,
+    /// Of probes.
+    rounds: AtomicU64,
     news: watch::Sender<()>,
 }
 
@@ -37,6 +41,8 @@ impl Lookout {
         Lookout(Arc::new(Inner {
             detector,
             barred_here: AtomicBool::new(false),
+            deaf_here: AtomicBool::new(false),
+            rounds: AtomicU64::new(0),
             news: watch::Sender::new(()),
         }))
     }
@@ -80,6 +86,24 @@ impl Lookout {
     /// For the mesh thread.
     pub fn bar_here(&self, barred: bool) {
         if !self.0.barred_here.swap(barred, Ordering::Relaxed) && barred {
+            self.0.news.send_replace(());
+        }
+    }
+
+    /// Whether this node hears nobody. Who is deaf accuses nobody: it is he who is cut off.
+    pub fn deaf_here(&self) -> bool {
+        self.0.deaf_here.load(Ordering::Relaxed)
+    }
+
+    /// Rounds of probes so far: the sign of life of the mesh thread.
+    pub fn rounds(&self) -> u64 {
+        self.0.rounds.load(Ordering::Relaxed)
+    }
+
+    /// For the mesh thread, at each round.
+    pub fn probe_round(&self, deaf: bool) {
+        self.0.rounds.fetch_add(1, Ordering::Relaxed);
+        if self.0.deaf_here.swap(deaf, Ordering::Relaxed) != deaf {
             self.0.news.send_replace(());
         }
     }

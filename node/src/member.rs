@@ -161,7 +161,8 @@ async fn place(cluster: Cluster, moves: Moves, lookout: Lookout) {
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
-        if cluster.status().role != Role::Leader {
+        // Who is deaf knows of nobody whom to give something to.
+        if cluster.status().role != Role::Leader || lookout.deaf_here() {
             continue;
         }
         let state = cluster.state();

@@ -137,7 +137,8 @@ impl<G: Ground> Pulse<G> {
         Claim { incarnation: self.incarnation, applied: state.applied(), voters_at: self.voters.at }
     }
 
-    /// Whether the others may hear us, but a majority of them not we them, since longer than a lease lasts.
+    /// Whether no majority has answered what was sent within the time of a lease: others may hear us, but not we them. Counted
+    /// as the lease is, from sending, so that whoever can have no lease is deaf. A refusal is an answer, too.
     fn is_deaf(&self, now: Millis) -> bool {
         let answered = self.answers.since(&self.voters.sets, self.me, Some(now));
         let since = answered.max(self.began).unwrap_or(now);
@@ -162,6 +163,7 @@ impl<G: Ground> mesh::Pulse for Pulse<G> {
     fn round(&mut self, now: Millis, peers: &[NodeId]) {
         self.voters = self.ground.voters();
         self.began.get_or_insert(now);
+        self.lookout.probe_round(self.is_deaf(now));
         self.lookout.see(|detector| {
             detector.watch(peers, now);
             false
@@ -201,7 +203,7 @@ impl<G: Ground> mesh::Pulse for Pulse<G> {
         let Some((sequence, &[verdict])) = answer.split_first_chunk() else { return };
         let sequence = u64::from_be_bytes(*sequence);
         let Some(&(_, sent)) = self.rounds.iter().find(|(round, _)| *round == sequence) else { return };
-        self.answers.acknowledged(from, now);
+        self.answers.acknowledged(from, sent);
         if verdict == Verdict::Promised as u8 {
             self.barred_by.insert(from);
         } else {

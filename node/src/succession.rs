@@ -49,7 +49,7 @@ pub async fn run(cluster: Cluster, lookout: Lookout) {
 /// The leader of this follower, if it is found dead.
 fn dead_leader(cluster: &Cluster, lookout: &Lookout) -> Option<(NodeId, Verdict)> {
     let status = cluster.status();
-    let leader = status.leader.filter(|_| status.role == Role::Follower)?;
+    let leader = status.leader.filter(|_| status.role == Role::Follower && !lookout.deaf_here())?;
     let verdict = lookout.verdict(leader)?;
     (verdict != Verdict::Alive).then_some((leader, verdict))
 }

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -26,6 +26,7 @@ use raft::{Cluster, ProposeError, Role};
 use tokio::task::JoinSet;
 
 use crate::asks::{Asks, Topic};
+use crate::drain;
 use crate::io::clock::{Clock, SystemClock};
 use crate::liveness::Verdict;
 use crate::lookout::Lookout;
@@ -39,6 +40,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Nobody is heard anew more often than this, and nothing is looked at more rarely.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often a leader that is deaf tries to give up the lead.
+const RESIGN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Added to each lease before it counts as over: two readings of clocks in whole milliseconds, and clocks that run
 /// differently, by at most a hundredth.
@@ -106,6 +110,7 @@ impl Takeovers {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut under_way: BTreeSet<NodeId> = BTreeSet::new();
         let mut tasks: JoinSet<NodeId> = JoinSet::new();
+        let mut resigned = None;
         let mut settled = Settled { voters_at: 0, since: SystemClock.now() };
         loop {
             tokio::select! {
@@ -125,6 +130,14 @@ impl Takeovers {
             }
             settled.follow(voters(&self.cluster).at, SystemClock.now());
             if self.cluster.status().role != Role::Leader {
+                continue;
+            }
+            if self.lookout.deaf_here() {
+                // To it all others look dead. Whoever hears the others is to lead, and to take what is ours.
+                if resigned.is_none_or(|at: Instant| at.elapsed() >= RESIGN_AGAIN) {
+                    resigned = Some(Instant::now());
+                    tokio::spawn(resign(self.cluster.clone(), self.asks.clone()));
+                }
                 continue;
             }
             let state = self.cluster.state();
@@ -185,8 +198,9 @@ impl Takeovers {
     async fn released(&self, wanted: Wanted, mut settled: Settled) -> Option<Vec<(NodeId, Incarnation)>> {
         let mut promises: BTreeMap<NodeId, Promise> = BTreeMap::new();
         loop {
-            let lost =
-                self.cluster.status().role != Role::Leader || !is_current(&self.cluster.state(), wanted);
+            let lost = self.cluster.status().role != Role::Leader
+                || self.lookout.deaf_here()
+                || !is_current(&self.cluster.state(), wanted);
             match self.lookout.verdict(wanted.node) {
                 _ if lost => return None,
                 None | Some(Verdict::Alive) => return None,
@@ -264,6 +278,11 @@ impl Takeovers {
         // It tells of it in its next probes, once the voters have applied this.
         tokio::time::sleep(ASK_WITHIN).await;
     }
+}
+
+async fn resign(cluster: Cluster, asks: Asks) {
+    tracing::warn!("this node hears no majority: it gives up the lead");
+    drain::hand_over_lead(&cluster, &asks).await;
 }
 
 /// Since when this node goes by the same voters. A lease may rest on a majority of those before as long as it lasts, and

@@ -8,7 +8,7 @@
 //!                                           the log is what the first n operations made, and n covers all acknowledged
 //! ```
 //!
-//! 25 rounds; `PONTOON_KILL_ROUNDS=500` for more, `PONTOON_KILL_SEED` for others. The child is this test binary.
+//! 200 rounds; `PONTOON_KILL_ROUNDS=10000` for more, `PONTOON_KILL_SEED` for others. The child is this test binary.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
     if let Ok(dir) = std::env::var(CHILD) {
         child(Path::new(&dir), number(SEED, 0));
     }
-    let rounds = number("PONTOON_KILL_ROUNDS", 25);
+    let rounds = number("PONTOON_KILL_ROUNDS", 200);
     let seed = number(SEED, 1);
     let dir = tempfile::tempdir().unwrap();
     let mut rng = SeededRng::new(seed);

@@ -72,16 +72,16 @@ enum Command {
     },
     /// A cluster under load whose network and nodes fail by a seed, and the judgement
     Chaos {
-        /// What goes wrong: halves, majority-ring, bridge, one-way, leader-alone, owner-alone, killed, stopped, starved,
-        /// rough; all of them when none is named
+        /// What goes wrong: halves, majority-ring, bridge, mute, one-way, deaf, leader-alone, owner-alone, killed, stopped,
+        /// wiped, gone, starved, rough, slow; all of them when none is named
         names: Vec<String>,
         /// Decides what happens when and to whom; a new one when it is not given
         #[arg(long)]
         seed: Option<u64>,
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 15)]
         rounds: usize,
-        #[arg(long, default_value_t = 5)]
-        nodes: usize,
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=7))]
+        nodes: u8,
         /// The program under test is built already
         #[arg(long, hide = true)]
         built: bool,
@@ -145,7 +145,7 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Chaos { names, seed, rounds, nodes, built } => {
             let seed = seed.unwrap_or_else(chaos::nemesis::now_us);
-            cause_chaos(&chaos::Plan::drawn(nodes, seed, rounds, &chosen(&names)?), built)
+            cause_chaos(&chaos::Plan::drawn(nodes.into(), seed, rounds, &chosen(&names)?), built)
         }
         Command::Compose { act } => contain(act).map(|()| true),
         Command::Spec { all } => {

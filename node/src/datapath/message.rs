@@ -51,6 +51,8 @@ pub enum Order {
     Watch { segment: Segment, key: DigestKey, watched: oneshot::Sender<()> },
     /// Nothing is sent or received for the segment any more; what still comes goes on to `next`.
     Close { segment: Segment, next: Owner, closed: oneshot::Sender<Closed> },
+    /// Answered when it is carried out: the worker takes its turns.
+    Turn(oneshot::Sender<()>),
     /// The networks behind the peer of an IKE SA, wherever it is served; none when it is gone.
     Reaches { ike: Spi, remote: Vec<Selector> },
 }

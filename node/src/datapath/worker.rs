@@ -397,6 +397,11 @@ impl<C: Clock> Core<C> {
                 let _ = closed.send(self.close(segment, next, now));
                 Ok(())
             }
+            Order::Turn(taken) => {
+                // Who has given up waiting needs no answer.
+                let _ = taken.send(());
+                Ok(())
+            }
             Order::Reaches { ike, remote } => {
                 self.relay.set_reach(ike, remote);
                 Ok(())

@@ -170,7 +170,7 @@ impl Mesh {
 
     /// The way for packets to that node: straight, or by another.
     pub fn way_or_detour(&self, to: NodeId) -> Option<Way> {
-        self.way(self.0.shared.detour.load().toward(to))
+        self.way(self.0.shared.detour.load().toward(to)).or_else(|| self.way(to))
     }
 
     pub fn set_detour(&self, detour: Detour) {

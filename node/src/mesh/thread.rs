@@ -102,10 +102,11 @@ impl Thread {
         })
     }
 
-    /// Until the last handle is gone, or the socket fails: then the node is silent to the others, and falls silent.
+    /// Until the last handle is gone. A socket that fails is the end of the process: it would live on and serve nobody.
     pub fn run(mut self) {
         if let Err(error) = self.rounds() {
             tracing::error!(%error, "no more datagrams from other nodes");
+            std::process::exit(crate::fault::Exit::Failed.code().into());
         }
     }
 

@@ -30,6 +30,9 @@ const _: () = assert!(PROBE_INTERVAL.as_millis() * PROBES as u128 <= PROBE_TIME.
 const ANNOUNCE_AGAIN_AT: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// How long the first announcement on a device may take.
+const ANNOUNCE_WITHIN: Duration = Duration::from_millis(50);
+
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long to let a device be that refuses to receive: it is down, or gone.
@@ -59,7 +62,8 @@ struct Counts {
 }
 
 impl Answering {
-    /// For the addresses of all devices of one mode. Their neighbours have been told when it returns.
+    /// For the addresses of all devices of one mode. Their neighbours have been told when it
+    /// returns, as far as the devices take it.
     pub(super) async fn start<'a>(
         devices: impl Iterator<Item = &'a Device>,
         probe: Probe,
@@ -86,7 +90,8 @@ impl Answering {
         }
         // Only now: nothing is claimed as long as one of the probes may fail.
         for voice in &voices {
-            voice.announce_all().await;
+            // A device that takes nothing is told of later, as the schedule says.
+            let _ = tokio::time::timeout(ANNOUNCE_WITHIN, voice.announce_all()).await;
         }
         let tasks = voices.into_iter().map(|voice| tokio::spawn(voice.run())).collect();
         Ok(Answering { tasks, counts })

@@ -18,6 +18,9 @@ use crate::world::pontoon::Tool;
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 /// An administrator's attempts of which one is outdated.
 const OUTDATED_EVERY: u64 = 5;
+/// The last exchange of a client that has done all that it wanted.
+pub const DELETE: &str = "delete";
+
 const ADMINISTER_EVERY: Duration = Duration::from_millis(400);
 
 /// How `pontoon` ends when what was asked for was done, and when it was refused (CONTRACT).
@@ -74,7 +77,7 @@ pub fn client<'scope>(
                 && history.exchange("child rekey", || charon.rekey_child(&name))
                 && history.exchange("IKE rekey", || charon.rekey_ike(&name));
             if up {
-                history.exchange("delete", || charon.terminate(&name));
+                history.exchange(DELETE, || charon.terminate(&name));
             } else {
                 charon.forget(&name)?;
             }

@@ -4,11 +4,13 @@
 //!   halves            1 2 | 3 4 5        which two, the seed says
 //!   majority-ring     1-2-3-4-5-1        each sees a majority, no two the same
 //!   bridge            1 2 - 3 - 4 5      one node sees all
-//!   one-way           the leader is heard by nobody, or hears nobody
+//!   mute, one-way     the leader is heard by nobody; hears nobody
+//!   deaf              the leader hears no datagram, but its connections work
 //!   leader, owner     alone on the link network; the clients still reach it
 //!   killed, stopped   kill -9 of one or two; SIGSTOP, and on it goes
-//!   starved           as many busy loops as nodes
-//!   rough             frames lost, twice, corrupted, out of order, on all ways
+//!   wiped, gone       its disk is lost, or it leaves; a new member takes its place
+//!   starved           as many busy loops as nodes, which keep the switch from its work, too
+//!   rough, slow       frames lost, twice, corrupted, out of order; late, and not too many: on all ways
 //! ```
 
 use std::sync::Arc;
@@ -28,27 +30,37 @@ pub enum Nemesis {
     Halves,
     MajorityRing,
     Bridge,
+    Mute,
     OneWay,
+    Deaf,
     LeaderAlone,
     OwnerAlone,
     Killed,
     Stopped,
+    Wiped,
+    Gone,
     Starved,
     Rough,
+    Slow,
 }
 
 impl Nemesis {
-    pub const ALL: [Nemesis; 10] = [
+    pub const ALL: [Nemesis; 15] = [
         Nemesis::Halves,
         Nemesis::MajorityRing,
         Nemesis::Bridge,
+        Nemesis::Mute,
         Nemesis::OneWay,
+        Nemesis::Deaf,
         Nemesis::LeaderAlone,
         Nemesis::OwnerAlone,
         Nemesis::Killed,
         Nemesis::Stopped,
+        Nemesis::Wiped,
+        Nemesis::Gone,
         Nemesis::Starved,
         Nemesis::Rough,
+        Nemesis::Slow,
     ];
 
     pub fn word(self) -> &'static str {
@@ -56,14 +68,44 @@ impl Nemesis {
             Nemesis::Halves => "halves",
             Nemesis::MajorityRing => "majority-ring",
             Nemesis::Bridge => "bridge",
+            Nemesis::Mute => "mute",
             Nemesis::OneWay => "one-way",
+            Nemesis::Deaf => "deaf",
             Nemesis::LeaderAlone => "leader-alone",
             Nemesis::OwnerAlone => "owner-alone",
             Nemesis::Killed => "killed",
             Nemesis::Stopped => "stopped",
+            Nemesis::Wiped => "wiped",
+            Nemesis::Gone => "gone",
             Nemesis::Starved => "starved",
             Nemesis::Rough => "rough",
+            Nemesis::Slow => "slow",
         }
+    }
+
+    /// Whether ways between nodes are cut.
+    pub fn cuts(self) -> bool {
+        matches!(
+            self,
+            Nemesis::Halves
+                | Nemesis::MajorityRing
+                | Nemesis::Bridge
+                | Nemesis::Mute
+                | Nemesis::OneWay
+                | Nemesis::Deaf
+                | Nemesis::LeaderAlone
+                | Nemesis::OwnerAlone
+        )
+    }
+
+    /// Whether somebody is sure to lose segments by it.
+    pub fn takes(self) -> bool {
+        (self.cuts() && !matches!(self, Nemesis::MajorityRing | Nemesis::Bridge)) || self == Nemesis::Killed
+    }
+
+    /// Whether a node joins before all is as it was.
+    pub fn joins(self) -> bool {
+        matches!(self, Nemesis::Wiped | Nemesis::Gone)
     }
 
     /// Whether somebody may be held up between his last look at the clock and his last write.
@@ -92,15 +134,13 @@ pub struct Strike {
     pub silent: Vec<Edge>,
     /// Who is gone or held up.
     pub struck: Vec<Edge>,
-    /// In words, where the names of those do not tell.
-    pub detail: &'static str,
     starving: Option<Starving>,
 }
 
 impl Strike {
     pub fn begin(nemesis: Nemesis, cluster: &mut Cluster, roles: Roles, rng: &mut dyn Rng) -> Result<Strike> {
         let all = shuffled(cluster.edges().collect(), rng);
-        let (mut silent, mut struck, mut starving, mut detail) = (Vec::new(), Vec::new(), None, "");
+        let (mut silent, mut struck, mut starving) = (Vec::new(), Vec::new(), None);
         let (begun, begun_us) = (Instant::now(), now_us());
         match nemesis {
             Nemesis::Halves => {
@@ -122,13 +162,16 @@ impl Strike {
                 let apart = |one, other| one != middle && other != middle && side(one) != side(other);
                 cluster.sever(&pairs(&all, apart), &[])?;
             }
-            Nemesis::OneWay => {
-                let deaf = rng.u32().is_multiple_of(2);
-                detail = if deaf { "hears nobody" } else { "is heard by nobody" };
+            Nemesis::Mute | Nemesis::OneWay => {
+                let deaf = nemesis == Nemesis::OneWay;
                 let others = all.iter().filter(|edge| **edge != roles.leader);
                 let way = |&other: &Edge| if deaf { (other, roles.leader) } else { (roles.leader, other) };
                 silent = vec![roles.leader];
                 cluster.sever(&others.map(way).collect::<Vec<_>>(), &silent)?;
+            }
+            Nemesis::Deaf => {
+                silent = vec![roles.leader];
+                cluster.deafen(roles.leader)?;
             }
             Nemesis::LeaderAlone | Nemesis::OwnerAlone => {
                 let alone = if nemesis == Nemesis::LeaderAlone { roles.leader } else { roles.owner };
@@ -150,6 +193,14 @@ impl Strike {
                 struck = vec![if rng.u32().is_multiple_of(2) { roles.owner } else { all[0] }];
                 cluster.pause(struck[0])?;
             }
+            Nemesis::Wiped => {
+                struck = vec![if rng.u32().is_multiple_of(2) { roles.owner } else { all[0] }];
+                cluster.wipe(struck[0])?;
+            }
+            Nemesis::Gone => {
+                struck = vec![if rng.u32().is_multiple_of(2) { roles.leader } else { all[0] }];
+                cluster.leave(struck[0])?;
+            }
             Nemesis::Starved => starving = Some(Starving::begin(all.len())?),
             Nemesis::Rough => cluster.roughen(Way {
                 lost: 0.02,
@@ -158,8 +209,13 @@ impl Strike {
                 jitter: Duration::from_millis(3),
                 ..Way::default()
             })?,
+            Nemesis::Slow => cluster.roughen(Way {
+                delay: Duration::from_millis(5),
+                rate: Some(1_000_000),
+                ..Way::default()
+            })?,
         }
-        Ok(Strike { nemesis, roles, begun, begun_us, silent, struck, detail, starving })
+        Ok(Strike { nemesis, roles, begun, begun_us, silent, struck, starving })
     }
 
     /// Everything works again; returns when it is put right, not when the cluster is.
@@ -168,6 +224,8 @@ impl Strike {
         match self.nemesis {
             Nemesis::Killed => self.struck.iter().try_for_each(|&edge| cluster.restart(edge)),
             Nemesis::Stopped => self.struck.iter().try_for_each(|&edge| cluster.resume(edge)),
+            Nemesis::Wiped => self.struck.iter().try_for_each(|&edge| cluster.replace(edge)),
+            Nemesis::Gone => self.struck.iter().try_for_each(|&edge| cluster.join(edge)),
             Nemesis::Starved => Ok(()),
             _ => cluster.heal(),
         }

@@ -199,7 +199,8 @@ impl Seen {
         i2_within_blocks::check(&self.outside, us, &grants, SLACK_US).must_hold("I2")?;
         let i3 = i3_same_bytes::check(&self.outside, us, &connected, &[], SLACK_US);
         ensure!(i3.violations.is_empty(), "I3: {:?}", i3.violations);
-        i6_one_owner::check(&self.outside, us, late_max).must_hold("I6")?;
+        i6_one_owner::check(&self.outside, us, late_max, bridge.cluster.fabric.stamp_slack_us())
+            .must_hold("I6")?;
         i8_closed::check_outside(&self.outside, &inner_networks()?).must_hold("I8 outside")?;
         let link: Report = i8_closed::check_outside(&self.link, &inner_networks()?);
         ensure!(link.violations.is_empty(), "I8 between nodes: {:?}", link.violations);

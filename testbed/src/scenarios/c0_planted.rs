@@ -60,7 +60,7 @@ fn planted(bed: &Bed) -> Result {
     let beyond = i2_within_blocks::check(&with(at(4, 0x7f)), US, &grants, SLACK_US);
     caught("I2: a number outside all blocks", &beyond)?;
     let other_sender = Packet { via: last.via + 1_000, ..last.clone() };
-    caught("I6: a second sender", &i6_one_owner::check(&with(other_sender), US, 0))?;
+    caught("I6: a second sender", &i6_one_owner::check(&with(other_sender), US, 0, 0))?;
     // The first epoch speaks once more.
     let spells = i6_one_owner::spells(&seen.outside, US);
     let old = spells.iter().find(|one| spells.iter().any(|two| two.spi == one.spi && two.epoch > one.epoch));
@@ -68,7 +68,7 @@ fn planted(bed: &Bed) -> Result {
     let mut late =
         seen.outside.iter().find(|packet| is_of(packet, old.spi, old.epoch)).context("a packet")?.clone();
     late.at_us = last.at_us + 1;
-    caught("I6: a deposed owner", &i6_one_owner::check(&with(late), US, 0))?;
+    caught("I6: a deposed owner", &i6_one_owner::check(&with(late), US, 0, 0))?;
     let clear = Packet { destination: told[0].inner[0], what: What::Other(6), ..last.clone() };
     caught("I8: a packet in clear", &i8_closed::check_outside(&with(clear), &inner_networks()?))?;
     let reply =

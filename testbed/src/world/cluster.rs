@@ -239,6 +239,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// A machine whose disk is gone: SIGKILL, and nothing is left of its data.
+    pub fn wipe(&mut self, edge: Edge) -> Result {
+        self.kill(edge)?;
+        self.nodes[edge.0].forget()
+    }
+
+    /// Starts a wiped node and takes it in again, as a new member in the place of the one of its name.
+    pub fn replace(&mut self, edge: Edge) -> Result {
+        self.nodes[edge.0].restart()?;
+        self.nodes[edge.0].wait_reachable()?;
+        self.join(edge)
+    }
+
     // ------------------------------------------------------------------------------------------ who is who
 
     pub fn edges(&self) -> impl Iterator<Item = Edge> + use<> {
@@ -443,6 +456,16 @@ impl Cluster {
         let ways: Vec<_> = ways.iter().map(|&(from, to)| (port(from), port(to))).collect();
         self.fabric.lose(&ways)?;
         self.away.extend(lost);
+        Ok(())
+    }
+
+    /// On a rough fabric: no datagram of the other nodes reaches this one, but connections work, until `heal`.
+    pub fn deafen(&mut self, edge: Edge) -> Result {
+        let port = |edge: Edge| Port::new(Net::Link, &edge.to_string());
+        let way = Way { cut_datagrams: true, ..Way::default() };
+        let others = self.edges().filter(|other| *other != edge);
+        self.fabric.set(&others.map(|other| (port(other), port(edge), way)).collect::<Vec<_>>())?;
+        self.away.insert(edge);
         Ok(())
     }
 

@@ -160,6 +160,12 @@ impl Fabric {
         Capture::start_on_all(&self.switch, file, extent)
     }
 
+    /// How much later than it was sent a frame may be stamped. A kernel's bridge does it at once; each port of a switch in
+    /// userspace has a thread, which may have to wait for a processor.
+    pub fn stamp_slack_us(&self) -> u64 {
+        if self.rough.is_some() { 20_000 } else { 0 }
+    }
+
     /// Ends the recording of a rough fabric; `None` where there is none.
     pub fn recorded(&self) -> Result<Option<PathBuf>> {
         self.rough.as_ref().map_or(Ok(None), Switch::recorded)

@@ -95,7 +95,7 @@ impl Pontoon {
         Ok(())
     }
 
-    fn wait_reachable(&mut self) -> Result {
+    pub fn wait_reachable(&mut self) -> Result {
         eventually(PATIENCE, || {
             self.still_running()?;
             let told = self.tell(&["status"])?;
@@ -125,6 +125,13 @@ impl Pontoon {
     pub fn restart(&mut self) -> Result {
         ensure!(self.daemon.is_none(), "the node still runs");
         self.run()
+    }
+
+    /// Removes what it keeps, while it does not run.
+    pub fn forget(&self) -> Result {
+        ensure!(self.daemon.is_none(), "the node still runs");
+        let data = self.data_dir();
+        std::fs::remove_dir_all(&data).context(data.display())
     }
 
     /// After a restart: waits for the local API, then for `ready`.

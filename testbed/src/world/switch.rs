@@ -4,7 +4,8 @@
 //!   machine ─ TAP ─> recorded ─> way (from, to): cut, lost, late, slow, corrupted, twice ─> TAP ─ machine
 //! ```
 //!
-//! A frame goes where its receiver was last heard, or to all. Every way from one port to another draws from a generator of
+//! A frame is stamped and recorded when the thread of its port takes it, which may be some milliseconds after it was sent.
+//! It goes where its receiver was last heard, or to all. Every way from one port to another draws from a generator of
 //! its own, seeded by the seed of the switch and the names of both ports: what a fault does to the n-th frame of a way is
 //! decided by the seed alone. When frames come is the business of real processes and differs from run to run.
 
@@ -31,7 +32,9 @@ use crate::outcome::{Context, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Way {
     pub cut: bool,
-    /// Shares of frames, 0 to 1.
+    /// Only datagrams (UDP over IPv4) are cut off, as by a firewall that knows of TCP alone.
+    pub cut_datagrams: bool,
+    /// Shares of frames, 0 to 1. Only IP is corrupted: of ARP a real link loses what its checksum finds.
     pub lost: f64,
     pub doubled: f64,
     pub corrupted: f64,
@@ -250,12 +253,13 @@ impl Core {
             let mut table = self.table();
             for to in table.receivers(from, frame) {
                 let Channel { way, rng, free } = self.channel(&mut table, from, to);
-                let fate = Fate::draw(way, rng, free, frame.len(), Instant::now());
+                let way = Way { cut: way.cut || way.cut_datagrams && is_datagram(frame), ..*way };
+                let fate = Fate::draw(&way, rng, free, frame.len(), Instant::now());
                 fate.count(&mut table.damage);
                 let device = table.plugs[to].device.clone();
                 for at in fate.comes {
                     let mut frame = frame.to_vec();
-                    if let Some((octet, bit)) = fate.flip {
+                    if let Some((octet, bit)) = fate.flip.filter(|_| is_ip(&frame)) {
                         frame[octet] ^= bit;
                     }
                     match at {
@@ -327,6 +331,14 @@ impl Table {
             }
         }
     }
+}
+
+fn is_ip(frame: &[u8]) -> bool {
+    matches!(frame[12..ETHERNET_LEN], [0x08, 0x00] | [0x86, 0xdd])
+}
+
+fn is_datagram(frame: &[u8]) -> bool {
+    frame[12..ETHERNET_LEN] == [0x08, 0x00] && frame.get(ETHERNET_LEN + 9) == Some(&17)
 }
 
 /// What becomes of a frame.

@@ -6,8 +6,8 @@
 //!
 //! What a tray holds is bounded by frames and octets, never by how many batches they came in: a worker that waits for a
 //! processor is flushed to for every single frame. Three pieces of memory go round for each worker, so that nothing is
-//! allocated once they have been full. A worker that is behind loses frames, which are counted, and never keeps the
-//! thread that also answers probes.
+//! allocated once they have been full. A worker that is behind loses frames, which are counted; the thread that also answers
+//! probes waits for it no longer than the swap of two pointers takes.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
