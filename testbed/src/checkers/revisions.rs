@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(violations(&[attempt(0, 10, 0, Outcome::Done(1))], 1), 1);
         // An acknowledged one is lost: its revision is given again, or is not there in the end.
         assert_eq!(violations(&[done.clone(), attempt(20, 30, 1, Outcome::Done(2))], 2), 1);
-        assert_eq!(violations(&[done.clone()], 1), 1);
+        assert_eq!(violations(std::slice::from_ref(&done), 1), 1);
         // Time runs backwards, by one that is known and by one that is not.
         let later = attempt(10, 20, 2, Outcome::Done(3));
         assert_eq!(violations(&[attempt(50, 60, 1, Outcome::Done(2)), later], 3), 1);
