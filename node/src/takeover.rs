@@ -41,7 +41,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// Nobody is heard anew more often than this, and nothing is looked at more rarely.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How often a leader that is deaf tries to give up the lead.
+/// A leader that is deaf for so long gives up the lead: one that was only held up hears the others at once.
+const RESIGN_AFTER: Duration = Duration::from_millis(100);
 const RESIGN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Added to each lease before it counts as over: two readings of clocks in whole milliseconds, and clocks that run
@@ -110,7 +111,7 @@ impl Takeovers {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut under_way: BTreeSet<NodeId> = BTreeSet::new();
         let mut tasks: JoinSet<NodeId> = JoinSet::new();
-        let mut resigned = None;
+        let mut resign_at = None;
         let mut settled = Settled { voters_at: 0, since: SystemClock.now() };
         loop {
             tokio::select! {
@@ -134,12 +135,14 @@ impl Takeovers {
             }
             if self.lookout.deaf_here() {
                 // To it all others look dead. Whoever hears the others is to lead, and to take what is ours.
-                if resigned.is_none_or(|at: Instant| at.elapsed() >= RESIGN_AGAIN) {
-                    resigned = Some(Instant::now());
+                let due = *resign_at.get_or_insert_with(|| Instant::now() + RESIGN_AFTER);
+                if Instant::now() >= due {
+                    resign_at = Some(Instant::now() + RESIGN_AGAIN);
                     tokio::spawn(resign(self.cluster.clone(), self.asks.clone()));
                 }
                 continue;
             }
+            resign_at = None;
             let state = self.cluster.state();
             for node in
                 self.silent(&state).into_iter().filter(|&node| under_way.insert(node)).collect::<Vec<_>>()

@@ -25,7 +25,6 @@ use crate::checkers::view::{Sa, View};
 use crate::checkers::{i4_survives, revisions};
 use crate::ensure;
 use crate::outcome::{Context, Result, Stop};
-use crate::scenarios::Scenario;
 use crate::scenarios::bridge::{Allowed, Bridge, Proof, Seen, of_client, views};
 use crate::scenarios::common::Gateway;
 use crate::scenarios::s4_many::Tunnels;
@@ -40,46 +39,10 @@ use load::{Exchange, History};
 pub use nemesis::Nemesis;
 use nemesis::{Roles, Strike, now_us};
 
-pub(crate) const LIST: &[Scenario] = &[
-    Scenario {
-        name: "n1-partitions",
-        what: "five nodes, every shape of partition: a majority serves, a minority is silent",
-        run: |bed| {
-            let shapes = [
-                Nemesis::Halves,
-                Nemesis::MajorityRing,
-                Nemesis::Bridge,
-                Nemesis::Mute,
-                Nemesis::OneWay,
-                Nemesis::Deaf,
-                Nemesis::LeaderAlone,
-                Nemesis::OwnerAlone,
-            ];
-            run(bed, &Plan { nodes: 5, seed: 1, strikes: shapes.to_vec() })
-        },
-    },
-    Scenario {
-        name: "n2-faults",
-        what: "five nodes: killed, stopped, wiped, gone, starved, and bad networks",
-        run: |bed| {
-            let faults = [
-                Nemesis::Rough,
-                Nemesis::Slow,
-                Nemesis::Killed,
-                Nemesis::Stopped,
-                Nemesis::Wiped,
-                Nemesis::Gone,
-                Nemesis::Starved,
-            ];
-            run(bed, &Plan { nodes: 5, seed: 2, strikes: faults.to_vec() })
-        },
-    },
-];
-
 const TUNNELS: usize = 8;
 const EVERY: Duration = Duration::from_millis(10);
 const CLIENTS: usize = 2;
-const HOLD: Duration = Duration::from_secs(3);
+const HOLD: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(30);
 const FLOWING: usize = 10;
 

@@ -18,6 +18,7 @@ mod c9_external;
 pub(crate) mod common;
 mod g1_strangers;
 mod g2_growth;
+mod n1_chaos;
 mod s1_connect;
 mod s2_rekey;
 mod s3_manners;
@@ -30,7 +31,6 @@ mod s7_flood;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::chaos;
 use crate::outcome::{Context, Result, Stop};
 use crate::world::Bed;
 use crate::world::exec::{settle_disk, tail};
@@ -75,7 +75,7 @@ pub fn all() -> Vec<Scenario> {
         c9_external::LIST,
         g1_strangers::LIST,
         g2_growth::LIST,
-        chaos::LIST,
+        n1_chaos::LIST,
     ]
     .concat()
 }
