@@ -148,24 +148,27 @@ async fn live(config: NodeConfig, observe: Observe, raft: RaftRuntime) -> Result
         config,
     });
     daemon.links.on_join(Arc::new(growth::door(&daemon)));
-    daemon.spawn_servants(steering, ways, wished, reports).await?;
-    let mut ended = std::pin::pin!(daemon.until_stopped());
-    match opened {
+    let member = match opened {
         Opened::Vacant(vacant) => {
             tracing::info!("not a member of a cluster yet: waiting for `pontoon init` or `pontoon join`");
             clear_remains(&daemon.config).await;
+            // Before anybody can ask for it.
             *daemon.membership.lock().await = Some(vacant);
+            None
         }
-        Opened::Member(cluster) => {
-            // Where there is no majority this waits for one, and the node is asked and stopped all the same.
-            tokio::select! {
-                entered = daemon.enter(cluster) => match entered {
-                    // The log was closed under it.
-                    Err(_) if *daemon.stop.borrow() => {}
-                    entered => entered?,
-                },
-                ended = &mut ended => return ended,
-            }
+        Opened::Member(cluster) => Some(cluster),
+    };
+    daemon.spawn_servants(steering, ways, wished, reports).await?;
+    let mut ended = std::pin::pin!(daemon.until_stopped());
+    if let Some(cluster) = member {
+        // Where there is no majority this waits for one, and the node is asked and stopped all the same.
+        tokio::select! {
+            entered = daemon.enter(cluster) => match entered {
+                // The log was closed under it.
+                Err(_) if *daemon.stop.borrow() => {}
+                entered => entered?,
+            },
+            ended = &mut ended => return ended,
         }
     }
     ended.await
