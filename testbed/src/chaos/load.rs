@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -46,20 +46,24 @@ pub struct History {
 
 impl History {
     pub fn exchanges(&self) -> Vec<Exchange> {
-        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.exchanges).clone()
     }
 
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.attempts).clone()
     }
 
     fn exchange(&self, what: &'static str, work: impl FnOnce() -> Result) -> bool {
         let from_us = now_us();
         let done = work().is_ok();
         let exchange = Exchange { what, from_us, to_us: now_us(), done };
-        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner).push(exchange);
+        lock(&self.exchanges).push(exchange);
         done
     }
+}
+
+fn lock<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A client that connects, rekeys both SAs and leaves, until it is told to end. What fails is begun anew.
@@ -107,7 +111,7 @@ pub fn administrator<'scope>(
                 let text = format!("{gateway_toml}\n# attempt {number} on {}\n", tool.name);
                 std::fs::write(&file, text).context(file.display())?;
                 let attempt = attempt(&tool, &file, after)?;
-                history.attempts.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
+                lock(&history.attempts).push(attempt);
             }
         }
         Ok(())

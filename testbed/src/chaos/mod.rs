@@ -5,7 +5,7 @@
 //!   five nodes on a rough fabric          what goes on all the time
 //!     8 tunnels, a datagram each 10 ms      clients that connect, rekey, leave
 //!                                           an administrator of each node
-//!   round     at rest ─> strike ─> hold: the majority serves from 2 s on ─> heal ─> converged within 5 s
+//!   round     at rest ─> strike ─> hold: in its last second the majority serves ─> heal ─> converged within 5 s
 //!   end       I1 to I4, I6, I8 to I10 over every frame; who had no majority was silent; the revisions are those of one
 //!             register (S19); final reads are equal on all nodes; what the run claims to exercise was there
 //! ```
